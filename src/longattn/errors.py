@@ -1,0 +1,21 @@
+"""What can go wrong that a person can put right, as one small tree of exceptions.
+
+A caller's mistake in an argument is a ``ValueError``, a file that is not there a ``FileNotFoundError``; the classes
+here are for what the standard library has no word for. The command line prints them as one line, without a traceback.
+"""
+
+
+class LongAttnError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class CorpusError(LongAttnError):
+    """The input cannot be used as it is: no file matches, a format is unknown, too many records are bad."""
+
+
+class ModelError(LongAttnError):
+    """The model or tokenizer cannot be used: refused format, missing tensor, attention that the moments do not describe."""
+
+
+class RunError(LongAttnError):
+    """The run folder cannot be used: in use by another process, damaged, or made with other settings."""

@@ -1,0 +1,100 @@
+"""The dataset card: what the export holds, how it was selected and how to load it, as the hub reads it."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import PurePath
+from typing import Any
+
+from longattn.export.summary import ExportSummary
+from longattn.settings import Exporting
+
+
+def dataset_card(summary: ExportSummary, rule: Exporting, manifest: Mapping[str, Any]) -> str:
+    """``README.md`` of an export: a YAML header for the hub, then Markdown for people.
+
+    ``manifest`` is the run's; its sections ``recipe``, ``model``, ``tables`` and ``versions`` are shown,
+    without the places of files and models on this machine.
+    """
+    import jinja2
+    import yaml
+    from huggingface_hub import DatasetCardData
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters |= {"cell": cell, "thousands": "{:,}".format}
+    template = resources.files("longattn.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    recipe = _public(manifest.get("recipe", {}))
+    return environment.from_string(template).render(
+        card_data=DatasetCardData(**_header(summary, rule)).to_yaml(),
+        summary=summary,
+        name=rule.push_to or "path/to/this/folder",
+        carried=bool(rule.carry),
+        facts=_facts(recipe, manifest),
+        settings=yaml.safe_dump(recipe, allow_unicode=True) if recipe else "",
+    )
+
+
+def size_category(rows: int) -> str:
+    """The hub's word for a number of rows.
+
+    >>> size_category(999), size_category(1000), size_category(20_000_000)
+    ('n<1K', '1K<n<10K', '10M<n<100M')
+    """
+    names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+    power = max(0, len(str(rows)) - 3)
+    if power == 0:
+        return "n<1K"
+    return f"{names[power - 1]}<n<{names[power]}" if power < len(names) else "n>1T"
+
+
+def cell(text: object) -> str:
+    r"""Text that cannot leave its cell of a Markdown table.
+
+    >>> cell("a|b<i>\nc")
+    'a\\|b&lt;i> c'
+    """
+    visible = "".join(char if char.isprintable() else " " for char in str(text))
+    return visible.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _header(summary: ExportSummary, rule: Exporting) -> dict[str, Any]:
+    data_files = [{"split": "train", "path": f"part-*.{summary.format}"}]
+    return {
+        "pretty_name": rule.push_to or "Selected long-context windows",
+        "license": rule.license,
+        "task_categories": ["text-generation"],
+        "size_categories": [size_category(summary.num_windows)],
+        "tags": ["long-context", "pre-training", "data-selection", "longattn"],
+        "configs": [{"config_name": "default", "data_files": data_files}],
+    }
+
+
+def _public(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without where files lie and where the export goes."""
+    public = {name: section for name, section in recipe.items() if name != "export"}
+    if "corpus" in public:
+        public["corpus"] = {name: value for name, value in public["corpus"].items() if name != "inputs"}
+    if "model" in public:
+        public["model"] = {**public["model"], "name": _base_name(public["model"]["name"])}
+    return public
+
+
+def _facts(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader looks for first, by name; what the manifest does not say is left out."""
+    windows = manifest.get("tables", {}).get("windows", {}).get("settings", {})
+    facts = {
+        "scorers": ", ".join(recipe.get("scorers", ())),
+        "weights": recipe.get("select", {}).get("weights"),
+        "model": _base_name(manifest.get("model", {}).get("name", "")),
+        "model hash": manifest.get("model", {}).get("hash"),
+        "tokenizer hash": windows.get("tokenizer"),
+        "window length": windows.get("length"),
+    }
+    versions = {f"{name} version": version for name, version in manifest.get("versions", {}).items()}
+    return {name: fact for name, fact in {**facts, **versions}.items() if fact}
+
+
+def _base_name(model: str) -> str:
+    """A model's name without the folders of a local path."""
+    return PurePath(model).name if PurePath(model).is_absolute() else model

@@ -1,0 +1,39 @@
+"""Windows as JSON lines, plain or in a zstd stream."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, ClassVar
+
+import pyarrow as pa
+
+from longattn.export.base import Format, Row
+from longattn.export.carrying import to_json
+
+
+@dataclass(frozen=True)
+class JsonLines(Format):
+    """One JSON object per line; carried fields keep their structure."""
+
+    suffix: ClassVar[str] = ".jsonl"
+    typed: ClassVar[bool] = False
+
+    def write(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
+        """Write all rows."""
+        for rows in batches:
+            for row in rows:
+                file.write(to_json(row) + b"\n")
+
+
+@dataclass(frozen=True)
+class ZstdJsonLines(Format):
+    """JSON lines in one zstd frame, so that a reader notices a file that was cut off."""
+
+    suffix: ClassVar[str] = ".jsonl.zst"
+    typed: ClassVar[bool] = False
+
+    def write(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
+        """Write all rows, compressed."""
+        with pa.PythonFile(file, "w") as sink, pa.CompressedOutputStream(sink, "zstd") as stream:
+            for rows in batches:
+                for row in rows:
+                    stream.write(to_json(row) + b"\n")

@@ -1,0 +1,57 @@
+"""Encode selected windows again for the model that will be trained on them, and state what that changes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from longattn.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class Retokenized:
+    """What another tokenizer made of the windows."""
+
+    tokenizer: str
+    """Content hash of the trainee's tokenizer."""
+    windows: int = 0
+    tokens_before: int = 0
+    tokens_after: int = 0
+    """Tokens of the windows' whole texts in the trainee's tokenizer, before anything is cut off."""
+    shortest: int | None = None
+    longest: int | None = None
+    longer: int = 0
+    """Windows with more tokens than before; ``tokens`` is cut at the window's length, ``text`` left whole."""
+    shorter: int = 0
+    """Windows with fewer tokens than before; they are not filled up."""
+    tokens_cut: int = 0
+
+    def adding(self, before: int, after: int) -> "Retokenized":
+        """The sums with one more window."""
+        return type(self)(
+            self.tokenizer,
+            self.windows + 1,
+            self.tokens_before + before,
+            self.tokens_after + after,
+            after if self.shortest is None else min(self.shortest, after),
+            after if self.longest is None else max(self.longest, after),
+            self.longer + (after > before),
+            self.shorter + (after < before),
+            self.tokens_cut + max(0, after - before),
+        )
+
+    @property
+    def ratio(self) -> float:
+        """Trainee tokens per token of the scoring model; below 1 where its vocabulary fits better."""
+        return self.tokens_after / self.tokens_before if self.tokens_before else 1.0
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens of a window after."""
+        return self.tokens_after / self.windows if self.windows else 0.0
+
+
+def retokenize(text: str, length: int, tokenizer: Tokenizer) -> tuple[npt.NDArray[np.uint32], int]:
+    """At most ``length`` tokens of a window's text, and how many it has in all."""
+    ids = tokenizer.encode(text).ids
+    return ids[:length], len(ids)

@@ -1,0 +1,34 @@
+"""Replace a folder as a whole, so that a half-written one is never taken for a finished one."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from longattn.errors import RunError
+from longattn.tables import sync_folder
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, *, marker: str) -> Iterator[Path]:
+    """An empty folder beside ``folder`` that takes its place when the block ends without an error.
+
+    Until then the old one stays as it is, also when the process is killed. ``marker`` is a file that every
+    folder made here holds: one without it is somebody's own and is never replaced, :class:`RunError` says so.
+    """
+    new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
+    if old.exists() and not folder.exists():
+        # an earlier process was killed between the two renames below
+        old.rename(folder)
+    if folder.exists() and not (folder / marker).exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} holds files that are no export, which would be lost; name another folder")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    yield new
+    sync_folder(new)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,34 @@
+"""What an export holds, in numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from longattn.export.retokenizing import Retokenized
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file of the export."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSummary:
+    """Counts and files of one export; written beside them as ``export.json``."""
+
+    format: str
+    content: str
+    num_windows: int
+    num_tokens: int
+    """In the scoring model's tokenizer."""
+    num_characters: int
+    windows: Mapping[str, int]
+    """Windows by source."""
+    tokens: Mapping[str, int]
+    """Tokens by source."""
+    files: tuple[ExportedFile, ...]
+    retokenized: Retokenized | None = None
+    """What the trainee's tokenizer changed, where one was asked for."""

@@ -1,0 +1,475 @@
+"""From a work unit to its tables: read, cut, measure, commit; and what all units together add up to."""
+
+import hashlib
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from longattn import corpus, settings
+from longattn.errors import LongAttnError
+from longattn.models import Checkpoint
+from longattn.records import Document, Reject, Window, WorkUnit
+from longattn.scorers import AttentionAsk, Columns, PilotScorer, Scorer
+from longattn.tables import Receipt, RunFolder, Table, durable
+from longattn.tokens import Tokenizer
+from longattn.windows import cut
+
+if TYPE_CHECKING:
+    from longattn.models.base import LayerAttention, Model
+
+FORMAT = 1
+"""Raised when the same settings would measure something else than before; part of every table's settings."""
+
+WINDOWS = pa.schema(
+    [
+        ("window_id", pa.string()),
+        ("doc_id", pa.string()),
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("position", pa.int64()),
+        ("start", pa.int64()),
+        ("num_tokens", pa.int32()),
+        ("char_start", pa.int64()),
+        ("char_end", pa.int64()),
+        ("doc_tokens", pa.int64()),
+        ("overlap", pa.int32()),
+    ]
+)
+
+DOCUMENTS = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("position", pa.int64()),
+        ("line", pa.int64()),
+        ("num_chars", pa.int64()),
+        ("num_tokens", pa.int64()),
+        ("num_windows", pa.int32()),
+        ("parts", pa.list_(pa.struct([("id", pa.string()), ("char_start", pa.int64())]))),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+"""One row per record read: status ``windowed``, ``too_short`` or ``rejected``."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure, with everything that has to be looked up already known; can be sent to another process."""
+
+    run: RunFolder
+    corpus: settings.Corpus
+    window: settings.Windowing
+    model: settings.Model
+    checkpoint: Checkpoint
+    scorers: tuple[Scorer, ...]
+
+    @cached_property
+    def cut_settings(self) -> dict[str, Any]:
+        """What decides the documents and the windows."""
+        free = {"inputs", "unit_bytes", "max_errors", "text_suffixes"}
+        reading = {key: value for key, value in settings.plain(self.corpus).items() if key not in free}
+        tokenizer = Tokenizer.load(self.checkpoint.tokenizer_file).hash
+        return {"format": FORMAT, "corpus": reading, "length": self.window.length, "tokenizer": tokenizer}
+
+    @property
+    def documents(self) -> Table:
+        """One row per record."""
+        return self.run.table("documents", self.cut_settings)
+
+    @property
+    def windows(self) -> Table:
+        """One row per window."""
+        return self.run.table("windows", self.cut_settings)
+
+    def table(self, scorer: Scorer) -> Table:
+        """The scorer's columns, a row per window in the order of the windows table."""
+        model = {**settings.plain(self.model), "hash": self.checkpoint.hash} if scorer.ask() else None
+        if model is not None:
+            # the name is only a way to find the model; the hash says which one it is
+            del model["name"], model["allow_extrapolation"]
+        facts = {"scorer": scorer.name, **scorer.measurement()}
+        return self.run.table(scorer.name, {**self.cut_settings, "measurement": facts, "model": model})
+
+    def tables(self) -> list[Table]:
+        """Every table that a measured unit has."""
+        return [self.documents, self.windows, *map(self.table, self.scorers)]
+
+    def is_done(self, unit: str) -> bool:
+        """Whether every table of the unit is there."""
+        return all(table.receipt(unit) is not None for table in self.tables())
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Decoder layers that some scorer asks for, ascending; empty when no model is needed."""
+        asks = (scorer.ask() for scorer in self.scorers)
+        return tuple(sorted({layer for ask in asks if ask for layer in ask.layers}))
+
+    def load_model(self, device: str) -> "Model | None":
+        """The model on a device, or None when no scorer asks for one."""
+        from longattn.models import load_model
+
+        if not self.layers:
+            return None
+        return load_model(
+            self.checkpoint, self.model, layers=self.layers, window=self.window.length, device=device
+        )
+
+
+@dataclass
+class CutUnit:
+    """A work unit read and cut: its windows with their tokens, a row per record, and what was counted."""
+
+    unit: str
+    windows: list[Window] = field(default_factory=list)
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def cut_unit(unit: WorkUnit, job: Job, tokenizer: Tokenizer) -> CutUnit:
+    """Read and cut a unit; every record becomes a row, whatever became of it."""
+    result = CutUnit(unit.id)
+    reader = corpus.read_unit(unit, job.corpus)
+    for record in reader:
+        if isinstance(record, Document):
+            record = _cut_document(record, job.window.length, tokenizer, result)
+        if isinstance(record, Reject):
+            result.documents.append({**asdict(record), "status": "rejected"})
+            result.counts[f"rejected.{record.reason}"] += 1
+        result.counts["documents"] += 1
+    result.counts["lines"] = sum(reader.line_counts.values())
+    result.counts["windows"] = len(result.windows)
+    result.counts["bytes"] = unit.num_bytes
+    return result
+
+
+def _cut_document(document: Document, length: int, tokenizer: Tokenizer, result: CutUnit) -> Reject | None:
+    """Add a document's windows and row to ``result``; a reject if it cannot be tokenised."""
+    try:
+        tokenized = tokenizer.encode(document.text)
+    except ValueError as error:
+        return Reject(document.file, document.position, document.line, "untokenizable", str(error))
+    windows = cut(document, tokenized, length)
+    status = "windowed" if windows else "too_short"
+    result.windows += windows
+    result.counts[status] += 1
+    result.counts["tokens"] += len(tokenized.ids)
+    result.documents.append(
+        {
+            "doc_id": document.id,
+            "source": document.source,
+            "file": document.file,
+            "position": document.position,
+            "line": document.line,
+            "num_chars": len(document.text),
+            "num_tokens": len(tokenized.ids),
+            "num_windows": len(windows),
+            "parts": [asdict(part) for part in document.parts],
+            "status": status,
+        }
+    )
+    return None
+
+
+def measure_windows(
+    scorers: Sequence[Scorer],
+    model: "Model | None",
+    windows: Sequence[Window],
+    on_window: Callable[[int], None] = lambda tokens: None,
+) -> dict[str, Columns]:
+    """The columns of each scorer, by scorer name, from one forward pass per window for all of them.
+
+    Windows go through the model one at a time, so that a window's numbers cannot depend on its neighbours.
+    ``on_window`` is told the tokens of each window when it is done.
+    """
+    asking = [(scorer, ask) for scorer in scorers if (ask := scorer.ask())]
+    measured: dict[str, list[Columns]] = {scorer.name: [] for scorer, _ in asking}
+    for window in windows:
+        for scorer, layers in _look(asking, model, window).items():
+            measured[scorer.name].append(scorer.measure([window], layers))
+        on_window(len(window.tokens))
+    together = {name: _stack(parts) for name, parts in measured.items() if parts}
+    others = {s.name: s.measure(windows, {}) for s in scorers if s.ask() is None}
+    return {**together, **others}
+
+
+def observe(
+    scorer: Scorer, ask: AttentionAsk, model: "Model | None", windows: Sequence[Window]
+) -> list[dict[int, Columns]]:
+    """What one ask saw of each window, by layer."""
+    return [_look([(scorer, ask)], model, window)[scorer] for window in windows]
+
+
+def _look(
+    asking: Sequence[tuple[Scorer, AttentionAsk]], model: "Model | None", window: Window
+) -> dict[Scorer, dict[int, Columns]]:
+    """One forward pass: what each asking scorer observed of a window, by layer."""
+    import torch
+
+    seen: dict[Scorer, dict[int, Columns]] = {scorer: {} for scorer, _ in asking}
+    if not asking:
+        return seen
+    assert model is not None, "a scorer that asks needs a model"
+
+    def visit(attention: "LayerAttention") -> None:
+        for scorer, ask in asking:
+            if attention.layer in ask.layers:
+                seen[scorer][attention.layer] = ask.observe(attention)
+
+    layers = sorted({layer for _, ask in asking for layer in ask.layers})
+    tokens_BT = torch.from_numpy(window.tokens.astype(np.int64))[None].to(model.device)
+    model.queries_and_keys(tokens_BT, layers, visit)
+    return seen
+
+
+def _stack(parts: Sequence[Columns]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def with_pilots(job: Job, units: Sequence[WorkUnit], device: str) -> Job:
+    """The job with the tables of scorers that need a pilot: read if this run has them, else fitted and written."""
+    return replace(job, scorers=tuple(_with_pilot(job, units, device, scorer) for scorer in job.scorers))
+
+
+def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer) -> Scorer:
+    if not isinstance(scorer, PilotScorer) or scorer.pilot is not None:
+        return scorer
+    from safetensors.numpy import save
+
+    model = {**settings.plain(job.model), "hash": job.checkpoint.hash}
+    facts = {**job.cut_settings, **scorer.measurement(), "model": model}
+    path = job.run.root / "pilots" / f"{scorer.name}-{settings.fingerprint(facts)}.safetensors"
+    if not path.exists():
+        ask = scorer.pilot_ask()
+        windows = _sample(job, units, scorer.pilot_windows())
+        if not windows:
+            raise LongAttnError(f"{scorer.name} needs a sample of windows, and the input has none")
+        loaded = job.load_model(device, ask.layers)
+        tables = scorer.fit(windows, observe(scorer, ask, loaded, windows))
+        with durable(path) as file:
+            file.write(save(tables))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return replace(scorer, pilot=str(path), pilot_hash=digest)
+
+
+def _sample(job: Job, units: Sequence[WorkUnit], count: int) -> list[Window]:
+    """About ``count`` windows from all over the corpus: units in the order of their hashes, evenly within each."""
+    tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
+    share = max(1, -(-count // max(1, min(len(units), 8))))
+    sample: list[Window] = []
+    for unit in sorted(units, key=lambda unit: unit.id):
+        windows = cut_unit(unit, job, tokenizer).windows
+        sample += windows[:: max(1, len(windows) // share)][:share]
+        if len(sample) >= count:
+            break
+    return sample[:count]
+
+
+def commit_unit(job: Job, cut: CutUnit, measured: Mapping[str, Columns]) -> dict[str, int]:
+    """Write the unit's tables that are not there yet, durably; returns what was counted."""
+    versions = package_versions()
+    counts = dict(cut.counts)
+    rows = {"documents": pa.Table.from_pylist(cut.documents, DOCUMENTS), "windows": _window_rows(cut.windows)}
+    for table in (job.documents, job.windows):
+        if table.receipt(cut.unit) is None:
+            table.commit(cut.unit, rows[table.name], cut.counts, versions)
+    for scorer in job.scorers:
+        columns = measured.get(scorer.name, {})
+        bad = _count_non_finite(columns)
+        counts["non_finite"] = counts.get("non_finite", 0) + bad
+        if job.table(scorer).receipt(cut.unit) is None:
+            found = {"windows": len(cut.windows), "non_finite": bad}
+            job.table(scorer).commit(cut.unit, _scorer_rows(scorer, cut.windows, columns), found, versions)
+    return counts
+
+
+def _window_rows(windows: Sequence[Window]) -> pa.Table:
+    rows = [
+        {
+            "window_id": window.id,
+            "num_tokens": len(window.tokens),
+            **{
+                name: getattr(window, name)
+                for name in WINDOWS.names
+                if name not in ("window_id", "num_tokens")
+            },
+        }
+        for window in windows
+    ]
+    return pa.Table.from_pylist(rows, WINDOWS)
+
+
+def _scorer_rows(scorer: Scorer, windows: Sequence[Window], columns: Columns) -> pa.Table:
+    types = {"float64": pa.float64(), "int64": pa.int64(), "int32": pa.int32()}
+    types |= {"list<float64>": pa.list_(pa.float64()), "list<uint32>": pa.list_(pa.uint32())}
+    schema = pa.schema([("window_id", pa.string()), *((n, types[t]) for n, t in scorer.schema().items())])
+    data: dict[str, Any] = {"window_id": [window.id for window in windows]}
+    for name in scorer.schema():
+        column = columns[name] if windows else []
+        data[name] = list(column) if np.ndim(column) == 2 else column
+    return pa.Table.from_pydict(data, schema)
+
+
+def _count_non_finite(columns: Columns) -> int:
+    """Windows with a value that is not a finite number."""
+    bad = [~np.isfinite(c).reshape(len(c), -1).all(axis=1) for c in columns.values() if c.dtype.kind == "f"]
+    return int(np.logical_or.reduce(bad).sum()) if bad else 0
+
+
+def measure_unit(
+    unit: WorkUnit, job: Job, tokenizer: Tokenizer, model: "Model | None", on_window: Callable[[int], None]
+) -> dict[str, int]:
+    """A whole unit in this process: cut, measure, commit."""
+    pieces = cut_unit(unit, job, tokenizer)
+    return commit_unit(job, pieces, measure_windows(job.scorers, model, pieces.windows, on_window))
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, without importing any of it."""
+    names = ("longattn", "torch", "tokenizers", "numpy", "transformers")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except ModuleNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, extrapolated from a sample of its own units."""
+
+    units: int
+    units_done: int
+    num_bytes: int
+    windows: int
+    tokens: int
+    seconds: float
+
+
+def estimate(job: Job, units: Sequence[WorkUnit], device: str, sample: int = 3) -> Estimate:
+    """Read and cut a few units, measure one window of them, and scale up by bytes; a rough answer, quickly."""
+    tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
+    step = max(1, len(units) // sample)
+    chosen = units[::step][:sample]
+    begin = time.perf_counter()
+    cuts = [cut_unit(unit, job, tokenizer) for unit in chosen]
+    cutting = time.perf_counter() - begin
+    windows = [window for pieces in cuts for window in pieces.windows]
+    model, seconds = job.load_model(device), 0.0
+    if windows:
+        # the first call warms up
+        measure_windows(job.scorers, model, windows[:1])
+        begin = time.perf_counter()
+        measure_windows(job.scorers, model, windows[:1])
+        seconds = time.perf_counter() - begin
+    total = sum(unit.num_bytes for unit in units)
+    scale = total / max(1, sum(unit.num_bytes for unit in chosen))
+    return Estimate(
+        units=len(units),
+        units_done=sum(job.is_done(unit.id) for unit in units),
+        num_bytes=total,
+        windows=round(len(windows) * scale),
+        tokens=round(sum(pieces.counts["tokens"] for pieces in cuts) * scale),
+        seconds=(cutting + seconds * len(windows)) * scale,
+    )
+
+
+def ledger(job: Job, units: Sequence[WorkUnit]) -> Counter[str]:
+    """What was read and what became of it, summed over the units that are on disk.
+
+    ``documents = windowed + too_short + rejected.*`` and, per scorer, ``windows = scored + non_finite``. Raises
+    :class:`LedgerError` if that does not hold.
+    """
+    total: Counter[str] = Counter()
+    for receipt in _receipts(job.documents, units):
+        total.update(receipt.counts)
+    for row in _duplicates(job, units):
+        total[row["status"]] -= 1
+        total["rejected.duplicate_id"] += 1
+    became = total["windowed"] + total["too_short"] + sum(_rejected(total).values())
+    if became != total["documents"]:
+        raise LedgerError(
+            f"{total['documents']} documents were read but {became} are accounted for: {dict(total)}"
+        )
+    for scorer in job.scorers:
+        for receipt in _receipts(job.table(scorer), units):
+            windows = job.windows.receipt(receipt.unit)
+            if windows is None or windows.rows != receipt.rows:
+                raise LedgerError(
+                    f"{scorer.name} holds {receipt.rows} rows for unit {receipt.unit}, not its windows"
+                )
+            total[f"scored.{scorer.name}"] += receipt.rows - receipt.counts["non_finite"]
+            total[f"non_finite.{scorer.name}"] += receipt.counts["non_finite"]
+    return total
+
+
+def _rejected(counts: Mapping[str, int]) -> dict[str, int]:
+    return {key: number for key, number in counts.items() if key.startswith("rejected.")}
+
+
+def rejects(job: Job, units: Sequence[WorkUnit]) -> Iterator[dict[str, Any]]:
+    """The lines of ``rejects.jsonl``: records that became no document, in plan order, then duplicate ids."""
+    columns = ["file", "line", "position", "reason", "detail"]
+    lines_before: Counter[str] = Counter()
+    for unit in units:
+        receipt = job.documents.receipt(unit.id)
+        if receipt is None:
+            continue
+        part = unit.slices[0]
+        if _rejected(receipt.counts):
+            table = next(job.documents.read([unit.id], [*columns, "status"]))
+            for row in table.filter(pc.field("status") == "rejected").select(columns).to_pylist():
+                if row["line"] is not None and part.start:
+                    # lines are counted from the start of a slice; those of the slices before it come first
+                    row["line"] += lines_before[part.file]
+                yield row
+        lines_before[part.file] += receipt.counts.get("lines", 0)
+    for row in _duplicates(job, units):
+        detail = f"id {row['doc_id']!r} was read before at {row['first']}"
+        yield {name: row.get(name) for name in columns} | {"reason": "duplicate_id", "detail": detail}
+
+
+def _duplicates(job: Job, units: Sequence[WorkUnit]) -> list[dict[str, Any]]:
+    """Documents whose id an earlier one has, earlier by file and position."""
+    import duckdb
+
+    files = [str(job.documents.file(receipt.unit)) for receipt in _receipts(job.documents, units)]
+    if not files:
+        return []
+    query = """
+        WITH documents AS (SELECT * FROM read_parquet($files) WHERE status <> 'rejected'),
+        -- only ids that may be double are compared as text, so that memory holds hashes, not names
+        doubled AS (SELECT hash(doc_id) AS h FROM documents GROUP BY h HAVING count(*) > 1)
+        SELECT doc_id, file, line, position, status,
+               first_value(file || ':' || position) OVER same AS first
+        FROM documents WHERE hash(doc_id) IN (SELECT h FROM doubled)
+        WINDOW same AS (PARTITION BY doc_id ORDER BY file, position)
+        QUALIFY row_number() OVER same > 1
+        ORDER BY file, position
+    """
+    with duckdb.connect() as connection:
+        return connection.execute(query, {"files": files}).to_arrow_table().to_pylist()
+
+
+def _receipts(table: Table, units: Sequence[WorkUnit]) -> Iterator[Receipt]:
+    """The receipts of the units that are done, in plan order."""
+    for unit in units:
+        if receipt := table.receipt(unit.id):
+            yield receipt
+
+
+class LedgerError(LongAttnError):
+    """What was read and what became of it do not add up: the tables must not be used."""

@@ -1,0 +1,24 @@
+"""The questions a scorer may ask a model, and the ways to load one."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from longattn import settings
+from longattn.models.checkpoint import Checkpoint, resolve
+
+if TYPE_CHECKING:
+    from longattn.models.base import Model
+
+__all__ = ["Checkpoint", "load_model", "resolve"]
+
+
+def load_model(
+    checkpoint: Checkpoint, model: settings.Model, *, layers: Sequence[int], window: int, device: str = "cpu"
+) -> "Model":
+    """A model that answers for ``layers`` and windows of up to ``window`` tokens; needs ``longattn[torch]``.
+
+    See :func:`longattn.models.loading.load_model`.
+    """
+    from longattn.models import loading
+
+    return loading.load_model(checkpoint, model, layers=layers, window=window, device=device)

@@ -1,0 +1,66 @@
+"""The questions that a scorer may ask of a model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class LayerAttention(NamedTuple):
+    """All that a layer's attention map is made of: softmax over the keys of ``scale * q @ k``, causal."""
+
+    layer: int
+    q: Float[Tensor, "B R H K"]
+    """Queries of the asked rows, after the rotary embedding."""
+    k: Float[Tensor, "B T G K"]
+    """Keys of all tokens, after the rotary embedding; ``H / G`` neighbouring heads share one."""
+    scale: float
+
+
+Visit = Callable[[LayerAttention], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model(ABC):
+    """A model loaded for windows of up to one length, on one device."""
+
+    name: str
+    hash: str
+    """Content hash of the checkpoint; settings such as ``rope_theta`` and ``dtype`` are not part of it."""
+    num_layers: int
+    """Layers of the whole model, loaded or not."""
+    vocab_size: int
+    max_positions: int
+    """Positions that the model was made for."""
+    window: int
+    """Tokens per window that the model was loaded for."""
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def queries_and_keys(
+        self,
+        tokens: Int[Tensor, "B T"],
+        layers: Sequence[int],
+        visit: Visit,
+        rows: Int[Tensor, " R"] | None = None,
+    ) -> None:
+        """Call ``visit`` once per asked layer, in ascending order, inside the forward pass; nothing is kept.
+
+        ``rows`` are the positions whose queries are wanted, in any order; without it all are. Windows of a
+        batch have the same length: there is no padding. Raises ``ValueError`` for tokens or layers that the
+        model was not loaded for.
+        """
+
+
+def check_tokens(model: Model, tokens: Int[Tensor, "B T"]) -> None:
+    """Raise ``ValueError`` for a window that is empty or too long, or for a token that has no embedding."""
+    length = tokens.shape[1]
+    if not 0 < length <= model.window:
+        raise ValueError(f"windows have {length} tokens; the model was loaded for 1 to {model.window}")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < model.vocab_size:
+        raise ValueError(f"token ids must be from 0 to {model.vocab_size - 1}")

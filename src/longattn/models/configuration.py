@@ -1,0 +1,111 @@
+"""Decide from its configuration whether a model's attention is what the row moments describe."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from longattn import settings
+from longattn.errors import ModelError
+from longattn.models.checkpoint import Checkpoint
+
+_STRETCHED = ("dynamic", "yarn", "longrope")
+_SOFTCAPS = ("attn_logit_softcapping", "attn_logit_softcap", "attention_logit_cap")
+
+
+def read_config(
+    checkpoint: Checkpoint, model: settings.Model, *, layers: Sequence[int], window: int
+) -> PreTrainedConfig:
+    """The model's configuration, with the settings applied and checked for what will be asked.
+
+    The moments describe causal softmax attention over the whole window. Raises ``ModelError`` for a model
+    that has another, and for windows longer than it was made for.
+    """
+    kind = str(checkpoint.config.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(f"{checkpoint.name}: the installed transformers has no model type {kind!r}")
+    try:
+        config = CONFIG_MAPPING[kind].from_dict(dict(checkpoint.config))
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{checkpoint.name}: config.json does not fit {kind}: {error}") from error
+    try:
+        _check_kind(config)
+        _check_layers(config, layers, window)
+        _set_rope_theta(config, model.rope_theta)
+        _check_positions(config, model, window)
+    except ModelError as error:
+        raise ModelError(f"{checkpoint.name}: {error}") from error
+    return config
+
+
+def max_positions(config: PreTrainedConfig) -> int:
+    """Positions that the model was made for, 0 if its config does not say.
+
+    With dynamic, YaRN and LongRoPE scaling these are the stretched ones.
+    """
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    rope = _rope(config)
+    if rope.get("rope_type") in _STRETCHED:
+        stretched = (rope.get("factor") or 1) * (rope.get("original_max_position_embeddings") or limit)
+        return max(limit, int(stretched))
+    return limit
+
+
+def _check_kind(config: PreTrainedConfig) -> None:
+    if config.is_encoder_decoder:
+        raise ModelError("encoder-decoder models are not supported")
+    if config.get_text_config() is not config:
+        raise ModelError("models of text and other media are not supported")
+    if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
+        raise ModelError("its attention is not causal")
+    for name in _SOFTCAPS:
+        if getattr(config, name, None):
+            raise ModelError(f"its attention logits are capped ({name}), which the moments do not describe")
+    if getattr(config, "alibi", False) or getattr(config, "position_embedding_type", "") == "alibi":
+        raise ModelError("its attention is biased by distance (ALiBi), which the moments do not describe")
+
+
+def _check_layers(config: PreTrainedConfig, layers: Sequence[int], window: int) -> None:
+    """Every layer up to the deepest one asked must attend to the whole window."""
+    depth = config.num_hidden_layers
+    if not layers or not 0 <= min(layers) <= max(layers) < depth:
+        raise ModelError(f"layers must be from 0 to {depth - 1}, got {list(layers)}")
+    kinds = getattr(config, "layer_types", None)
+    used = set(kinds[: max(layers) + 1]) if kinds else {"full_attention"}
+    if other := sorted(used - {"full_attention", "sliding_attention"}):
+        raise ModelError(f"layers of the kind {', '.join(other)} are not supported")
+    reach = getattr(config, "sliding_window", None)
+    if reach and reach < window and (not kinds or "sliding_attention" in used):
+        raise ModelError(
+            f"its attention reaches only {reach} tokens back (sliding window), windows have {window}"
+        )
+
+
+def _set_rope_theta(config: PreTrainedConfig, theta: float | None) -> None:
+    if theta is None:
+        return
+    rope = _rope(config)
+    if "rope_theta" not in rope:
+        raise ModelError("rope_theta does not apply: it has no rotary embedding with a single base")
+    rope["rope_theta"] = theta
+
+
+def _check_positions(config: PreTrainedConfig, model: settings.Model, window: int) -> None:
+    limit = max_positions(config)
+    if window <= limit:
+        return
+    if not _rope(config):
+        raise ModelError(
+            f"windows have {window} tokens, more than the {limit} positions that it has embeddings for"
+        )
+    if model.rope_theta is None and not model.allow_extrapolation:
+        raise ModelError(
+            f"it was made for {limit} positions, windows have {window} tokens; set rope_theta (the released "
+            "LongAttn code uses 2500000) or allow_extrapolation"
+        )
+
+
+def _rope(config: PreTrainedConfig) -> dict[str, Any]:
+    """The parameters of the rotary embedding, empty if there is none."""
+    return getattr(config, "rope_parameters", None) or {}

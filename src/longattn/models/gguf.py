@@ -1,0 +1,409 @@
+"""Convert a GGUF file, once, into an ordinary checkpoint folder that every other tool reads.
+
+The folder holds ``config.json``, ``model.safetensors`` (dequantised, float32, names as in ``transformers``),
+``tokenizer.json``, ``tokenizer_config.json`` and a ``README.md`` that says where it came from. Only what can
+be converted without guessing is: other architectures, tokenizers and tensors are refused by name.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf.quants
+import numpy as np
+import numpy.typing as npt
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from longattn.errors import ModelError
+from longattn.models.cache import cached_folder, file_digest
+from longattn.models.gguf_file import GGUFFile, Quantised, read_gguf
+from longattn.models.weights import write_safetensors
+from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT
+
+_VERSION = 1
+"""Part of the name in the cache; a change of what is written needs a new number."""
+_CHUNK_VALUES = 2**24
+
+_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+def convert_gguf(path: Path) -> Path:
+    """The checkpoint folder, in the cache, of a GGUF file. Raises ``ModelError`` if it cannot be converted."""
+    digest = file_digest(path)
+    return cached_folder(f"gguf/{digest[:32]}-{_VERSION}", functools.partial(_convert, path, digest))
+
+
+def _convert(path: Path, digest: str, folder: Path) -> None:
+    file = read_gguf(path)
+    shape = _shape(file)
+    sources = _sources(file, shape)
+    config = _config(file, shape)
+    try:
+        _tokenizer(file.metadata).save(str(folder / "tokenizer.json"))
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises bare Exception for merges that do not fit the vocabulary
+        raise ModelError(f"the tokenizer in {path} cannot be used: {error}") from error
+    specs = {
+        name: ("F32", source.tensor.shape, 4 * math.prod(source.tensor.shape))
+        for name, source in sources.items()
+    }
+    write_safetensors(folder / "model.safetensors", specs, _float_chunks(sources))
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(file.metadata))
+    licence = file.metadata.get("general.license", "unknown")
+    (folder / "README.md").write_text(
+        f"---\nlicense: {licence}\n---\n\nConverted from {path.name} (SHA-256 {digest}) by longattn: dequantised to "
+        "float32, query and key rows in the order that transformers uses.\n"
+    )
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# --- numbers that describe the model ---------------------------------------------------------------------------------
+
+
+class _Shape(NamedTuple):
+    architecture: str
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    key_heads: int
+    head_dim: int
+    vocab: int
+    positions: int
+
+
+def _shape(file: GGUFFile) -> _Shape:
+    architecture = file.metadata.get("general.architecture")
+    if architecture not in _CLASSES:
+        raise ModelError(
+            f"GGUF files of the architecture {architecture!r} are not supported, only {', '.join(_CLASSES)}"
+        )
+
+    def count(name: str, default: int | None = None) -> int:
+        value = file.metadata.get(f"{architecture}.{name}", default)
+        if type(value) is not int or not 1 <= value < 2**31:
+            raise ModelError(
+                f"the GGUF file's {architecture}.{name} must be a positive number, got {value!r}"
+            )
+        return value
+
+    heads, hidden = count("attention.head_count"), count("embedding_length")
+    head_dim = count("attention.key_length", hidden // heads)
+    shape = _Shape(
+        architecture=architecture,
+        layers=count("block_count"),
+        hidden=hidden,
+        inner=count("feed_forward_length"),
+        heads=heads,
+        key_heads=count("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        vocab=len(file.metadata.get("tokenizer.ggml.tokens", ())),
+        positions=count("context_length"),
+    )
+    if heads % shape.key_heads or head_dim % 2:
+        raise ModelError(
+            f"{heads} heads of {head_dim}, {shape.key_heads} of them for keys, is no attention known here"
+        )
+    for name in ("rope.dimension_count", "attention.value_length"):
+        if count(name, head_dim) != head_dim:
+            raise ModelError(
+                f"the GGUF file's {architecture}.{name} differs from its head size {head_dim}: not supported"
+            )
+    return shape
+
+
+def _config(file: GGUFFile, shape: _Shape) -> dict[str, Any]:
+    """``config.json``, in the spelling that old and new versions of ``transformers`` read."""
+    architecture, metadata = shape.architecture, file.metadata
+    window = metadata.get(f"{architecture}.attention.sliding_window")
+    if metadata.get(f"{architecture}.expert_count") or window:
+        raise ModelError(
+            "GGUF files with experts or sliding windows are not supported; use the safetensors checkpoint"
+        )
+    config = {
+        "architectures": [_CLASSES[architecture]],
+        "model_type": architecture,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.inner,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": shape.positions,
+        "rms_norm_eps": _decimal(metadata[f"{architecture}.attention.layer_norm_rms_epsilon"]),
+        "rope_theta": _decimal(metadata.get(f"{architecture}.rope.freq_base", 10000.0)),
+        "rope_scaling": _rope_scaling(file, shape),
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "dtype": "float32",
+    }
+    special = {
+        f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()
+    }
+    return config | {
+        name: value for name, value in special.items() if value is not None and name != "unk_token_id"
+    }
+
+
+def _decimal(value: float) -> float:
+    """A number stored in single precision as the shortest decimal that means the same: 1e-05, not 9.99999974e-06."""
+    return float(str(np.float32(value)))
+
+
+def _rope_scaling(file: GGUFFile, shape: _Shape) -> dict[str, Any] | None:
+    prefix = f"{shape.architecture}.rope.scaling"
+    kind = file.metadata.get(f"{prefix}.type", "none")
+    if factors := file.tensors.get("rope_freqs.weight"):
+        # one divisor per frequency (Llama 3.1 and later): LongRoPE with the same divisors at any length
+        divisors = _dequantise(factors).ravel().tolist()
+        if kind != "none" or len(divisors) != shape.head_dim // 2:
+            raise ModelError(
+                f"{len(divisors)} frequency factors with {kind} scaling, head size {shape.head_dim}: not supported"
+            )
+        scaling = {
+            "rope_type": "longrope",
+            "short_factor": divisors,
+            "long_factor": divisors,
+            "attention_factor": 1.0,
+        }
+        return scaling | {"factor": 1.0, "original_max_position_embeddings": shape.positions}
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise ModelError(
+            f"GGUF files with {kind!r} scaling of rotary embeddings are not supported; use safetensors"
+        )
+    scaling = {"rope_type": kind, "factor": _decimal(file.metadata[f"{prefix}.factor"])}
+    if kind == "yarn":
+        scaling["original_max_position_embeddings"] = file.metadata[f"{prefix}.original_context_length"]
+    return scaling
+
+
+# --- tensors ---------------------------------------------------------------------------------------------------------
+
+
+class _Source(NamedTuple):
+    tensor: Quantised
+    heads: int = 0
+    """Undo the order of rows that llama.cpp gives to this many heads; 0 where it gives none."""
+
+
+def _sources(file: GGUFFile, shape: _Shape) -> dict[str, _Source]:
+    """The tensor of the file behind each tensor of the checkpoint."""
+    table = {
+        "token_embd.weight": ("model.embed_tokens.weight", (shape.vocab, shape.hidden)),
+        "output_norm.weight": ("model.norm.weight", (shape.hidden,)),
+        "output.weight": ("lm_head.weight", (shape.vocab, shape.hidden)),
+    }
+    for layer in range(shape.layers):
+        for name, (target, dimensions) in _layer_tensors(shape).items():
+            table[f"blk.{layer}.{name}"] = (f"model.layers.{layer}.{target}", dimensions)
+    if unknown := sorted(file.tensors.keys() - table.keys() - {"rope_freqs.weight"}):
+        raise ModelError(
+            f"{shape.architecture} GGUF files with the tensors {', '.join(unknown[:5])} are not supported"
+        )
+    if missing := sorted(table.keys() - file.tensors.keys() - {"output.weight"}):
+        raise ModelError(f"the GGUF file lacks the tensors {', '.join(missing[:5])}")
+    permuted = (
+        {"attn_q.weight": shape.heads, "attn_k.weight": shape.key_heads}
+        if shape.architecture == "llama"
+        else {}
+    )
+    sources = {}
+    for name, tensor in file.tensors.items():
+        if name not in table:
+            continue
+        target, dimensions = table[name]
+        if tensor.shape != dimensions:
+            raise ModelError(
+                f"the GGUF file's tensor {name} has shape {tensor.shape}, its header implies {dimensions}"
+            )
+        sources[target] = _Source(tensor, permuted.get(name.split(".", 2)[-1], 0))
+    return sources
+
+
+def _layer_tensors(shape: _Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name and shape of each tensor of a layer, by its name in the file."""
+    hidden, inner = shape.hidden, shape.inner
+    rows, key_rows = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {
+        "attn_norm.weight": ("input_layernorm.weight", (hidden,)),
+        "attn_q.weight": ("self_attn.q_proj.weight", (rows, hidden)),
+        "attn_k.weight": ("self_attn.k_proj.weight", (key_rows, hidden)),
+        "attn_v.weight": ("self_attn.v_proj.weight", (key_rows, hidden)),
+        "attn_output.weight": ("self_attn.o_proj.weight", (hidden, rows)),
+        "ffn_norm.weight": ("post_attention_layernorm.weight", (hidden,)),
+        "ffn_gate.weight": ("mlp.gate_proj.weight", (inner, hidden)),
+        "ffn_up.weight": ("mlp.up_proj.weight", (inner, hidden)),
+        "ffn_down.weight": ("mlp.down_proj.weight", (hidden, inner)),
+    }
+    if shape.architecture == "qwen2":
+        biases = {"q": rows, "k": key_rows, "v": key_rows}
+        tensors |= {
+            f"attn_{name}.bias": (f"self_attn.{name}_proj.bias", (size,)) for name, size in biases.items()
+        }
+    if shape.architecture == "qwen3":
+        tensors |= {
+            f"attn_{name}_norm.weight": (f"self_attn.{name}_norm.weight", (shape.head_dim,)) for name in "qk"
+        }
+    return tensors
+
+
+def _float_chunks(sources: Mapping[str, _Source]) -> Iterator[bytes]:
+    """The float32 bytes of all tensors in order, some rows at a time."""
+    for tensor, heads in sources.values():
+        data = tensor.data
+        if heads:
+            # rows 0, 1, 2, ... of a head are 0, K/2, 1, K/2 + 1, ... of the original
+            rows = np.arange(len(data)).reshape(heads, -1, 2).swapaxes(1, 2).ravel()
+            data = data[rows]
+        step = max(1, _CHUNK_VALUES // tensor.shape[-1])
+        for start in range(0, len(data), step):
+            yield _dequantise(tensor._replace(data=data[start : start + step])).tobytes()
+
+
+def _dequantise(tensor: Quantised) -> npt.NDArray[np.float32]:
+    """Rows of a tensor as float32, shape [rows, columns]."""
+    kind = tensor.kind
+    simple = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+    if kind.name in simple:
+        return tensor.data.view(simple[kind.name]).astype(np.float32)
+    try:
+        return gguf.quants.dequantize(tensor.data, kind)
+    except NotImplementedError as error:
+        raise ModelError(
+            f"tensors quantised as {kind.name} cannot be read; use another quantisation"
+        ) from error
+
+
+# --- tokenizer -------------------------------------------------------------------------------------------------------
+
+_CONTROL, _USER_DEFINED = 3, 4
+_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+
+
+def _tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    kind = metadata.get("tokenizer.ggml.model")
+    tokens: list[str] = metadata.get("tokenizer.ggml.tokens", [])
+    types: list[int] = metadata.get("tokenizer.ggml.token_type", [])
+    if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
+        raise ModelError(
+            f"the GGUF file has {len(tokens)} tokens, {len(set(tokens))} different, and {len(types)} types"
+        )
+    match kind:
+        case "gpt2":
+            tokenizer = _byte_level(metadata, tokens)
+        case "llama":
+            tokenizer = _sentencepiece(metadata, tokens, types)
+        case _:
+            raise ModelError(f"GGUF files with a {kind!r} tokenizer are not supported, only gpt2 and llama")
+    pairs = list(zip(tokens, types, strict=True))
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False) for token, kind in pairs if kind == _CONTROL]
+    )
+    tokenizer.add_tokens(
+        [AddedToken(token, normalized=False) for token, kind in pairs if kind == _USER_DEFINED]
+    )
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    if bos is not None and metadata.get("tokenizer.ggml.add_bos_token", kind == "llama"):
+        pair = (tokens[bos], bos)
+        tokenizer.post_processor = processors.TemplateProcessing(f"{pair[0]} $A", special_tokens=[pair])
+    return tokenizer
+
+
+def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
+    """Byte-level BPE; the name of its pre-tokenizer is all that the file says about it."""
+    name = metadata.get("tokenizer.ggml.pre")
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", ())]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=name == "llama-bpe"))  # pyright: ignore[reportArgumentType]
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    match name:
+        case "smollm":
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), words]
+            )
+        case "gpt-2":
+            tokenizer.pre_tokenizer = words
+        case "llama-bpe":
+            tokenizer.pre_tokenizer = _split(LLAMA3_SPLIT)
+        case "qwen2":
+            tokenizer.normalizer = normalizers.NFC()
+            tokenizer.pre_tokenizer = _split(QWEN2_SPLIT)
+        case _:
+            raise ModelError(
+                f"the GGUF file's pre-tokenizer {name!r} is not known, only smollm, gpt-2, llama-bpe and qwen2; use the "
+                "model's own folder with safetensors and tokenizer.json"
+            )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+    """BPE as SentencePiece does it: blanks are ``▁``, unknown characters become bytes, and merges follow the scores."""
+    scores: list[float] = metadata.get("tokenizer.ggml.scores", [])
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+    if len(scores) != len(tokens) or not 0 <= unknown < len(tokens):
+        raise ModelError(
+            f"the GGUF file has {len(tokens)} tokens and {len(scores)} scores, unknown token {unknown}"
+        )
+    vocab = {token: index for index, token in enumerate(tokens)}
+    normal = {token: scores[index] for token, index in vocab.items() if types[index] == 1}
+    model = models.BPE(
+        vocab=vocab,
+        merges=_merges(vocab, normal),
+        unk_token=tokens[unknown],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(model)
+    blanks = normalizers.Replace(" ", "▁")
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), blanks]) if prefix else blanks
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    return tokenizer
+
+
+def _merges(vocab: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Every pair of tokens that makes a token, best score of the whole first."""
+    merges = [
+        (-score, index, vocab[token[:cut]], vocab[token[cut:]], token[:cut], token[cut:])
+        for index, (token, score) in enumerate(scores.items())
+        for cut in range(1, len(token))
+        if token[:cut] in scores and token[cut:] in scores
+    ]
+    return [merge[-2:] for merge in sorted(merges)]
+
+
+def _tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    tokens = metadata["tokenizer.ggml.tokens"]
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+    for name, key in _SPECIAL.items():
+        if (index := metadata.get(f"tokenizer.ggml.{key}_token_id")) is not None:
+            config[f"{name}_token"] = tokens[index]
+    if template := metadata.get("tokenizer.chat_template"):
+        config["chat_template"] = template
+    return config

@@ -1,0 +1,125 @@
+"""The records that pass between stages: plain frozen data, no behaviour beyond names derived from their own fields."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of one input file, in the unit that its format is split by."""
+
+    file: str
+    """Path or URI as listed; also the file's name in ids, tables and messages."""
+    size: int
+    """Bytes of the whole file when it was listed (compressed size for a compressed file)."""
+    modified: str
+    """Modification time when it was listed, ISO 8601 with nanoseconds, empty where the file system has none."""
+    source: str | None = None
+    """Source given with the input (``books=path``); None leaves it to the corpus settings."""
+    root: str = ""
+    """The input that the file was found under; folders of a source or a join key are named relative to it."""
+    start: int = 0
+    """First byte (JSON lines: a record belongs to the slice in which its line starts) or first row group (Parquet)."""
+    stop: int | None = None
+    """One past the last byte or row group; None means the end of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkUnit:
+    """What is read, cut and measured as one piece: one unit in, one file per table out."""
+
+    slices: tuple[Slice, ...]
+
+    @property
+    def id(self) -> str:
+        """Content-addressed name: changes when a file, its size, its modification time or the split changes."""
+        facts = [[s.file, s.size, s.modified, s.source, s.root, s.start, s.stop] for s in self.slices]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on disk that the unit covers; whole files where the split is not by bytes."""
+        return sum(
+            s.stop - s.start if s.stop is not None and _split_by_bytes(s.file) else s.size - _start_byte(s)
+            for s in self.slices
+        )
+
+
+def _split_by_bytes(file: str) -> bool:
+    return file.endswith((".jsonl", ".json", ".ndjson"))
+
+
+def _start_byte(part: Slice) -> int:
+    return part.start if _split_by_bytes(part.file) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where one of several joined records begins in the document made of them."""
+
+    id: str
+    char_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text to cut, with where it came from."""
+
+    id: str
+    """The id field of the record, or ``file:position`` (a text file: its name)."""
+    source: str
+    """The category it competes in: windows are standardised and selected per source."""
+    text: str
+    file: str
+    position: int
+    """Byte offset of the line (JSON lines, uncompressed), row number (Parquet), 0 (a text file)."""
+    line: int | None = None
+    """1-based line number counted from the start of the slice; None where the format has no lines."""
+    parts: tuple[Part, ...] = ()
+    """Boundaries of joined records, empty for a document that was not joined."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The record's other fields, as read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One input record, or the rest of one file, that could not be read, and why."""
+
+    file: str
+    position: int
+    line: int | None
+    reason: str
+    """One word of ``longattn.corpus.REASONS``."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """A slice of a document's own tokens: what is scored is exactly what is exported."""
+
+    doc_id: str
+    source: str
+    start: int
+    """Index of the first token within the document."""
+    tokens: npt.NDArray[np.uint32]
+    """Token ids, shape [T]."""
+    char_start: int
+    char_end: int
+    """Span in the document's text, in characters; a character split between two tokens belongs to both."""
+    doc_tokens: int
+    """Tokens of the whole document."""
+    overlap: int = 0
+    """Tokens shared with the window before it in the same document."""
+    file: str = ""
+    position: int = 0
+
+    @property
+    def id(self) -> str:
+        """Depends on the document and the position alone, never on the run."""
+        return f"{self.doc_id}@{self.start}"

@@ -1,0 +1,180 @@
+"""The report's charts: distributions, dependency strength by distance, tokens kept per source."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from longattn.report.svg import (
+    Scale,
+    drawing,
+    element,
+    label,
+    line,
+    polygon,
+    polyline,
+    power_of_ten,
+    superscript,
+)
+
+Quantity = Mapping[str, Any]
+"""Edges and distributions of a score or reading, as the selection's summary in the manifest has them."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value to point out on the horizontal axis."""
+
+    value: float
+    text: str
+    kind: str
+    """``null`` or ``cut``: its colour."""
+
+
+WIDTH, HEIGHT = 340.0, 176.0
+LEFT, RIGHT, TOP, BOTTOM = 10.0, 10.0, 22.0, 30.0
+
+
+def histogram(title: str, quantity: Quantity, marks: Sequence[Mark] = ()) -> Markup:
+    """All scored windows, the kept ones in front of them, and marks such as the uniform null and the cut."""
+    edges = quantity["edges"]
+    scored, kept = quantity["scored"]["histogram"], (quantity["kept"] or {}).get("histogram", ())
+    low, high = _with_marks(edges[0], edges[-1], marks)
+    x = Scale(low, high, LEFT, WIDTH - RIGHT)
+    y = Scale(0, max(*scored, 1), HEIGHT - BOTTOM, TOP)
+    return drawing(
+        WIDTH,
+        HEIGHT,
+        f"{title}: {sum(scored)} windows, {sum(kept)} kept",
+        _steps(edges, scored, x, y, "all"),
+        _steps(edges, kept, x, y, "kept") if kept else Markup(""),
+        line(LEFT, y(0), WIDTH - RIGHT, y(0), "axis"),
+        *_horizontal_axis(x, y(0), title),
+        *(_mark(mark, x, low, high) for mark in marks),
+    )
+
+
+def _with_marks(low: float, high: float, marks: Sequence[Mark]) -> tuple[float, float]:
+    """The range of the axis, widened for a mark that lies not too far outside."""
+    reach = 0.75 * (high - low)
+    near = [mark.value for mark in marks if low - reach <= mark.value <= high + reach]
+    pad = 0.03 * (high - low)
+    return min([low, *(value - pad for value in near)]), max([high, *(value + pad for value in near)])
+
+
+def _steps(edges: Sequence[float], counts: Sequence[int], x: Scale, y: Scale, class_: str) -> Markup:
+    """The outline of a histogram's bars as one shape."""
+    points = [(x(edges[0]), y(0))]
+    for left, right, count in zip(edges, edges[1:], counts, strict=False):
+        points += [(x(left), y(count)), (x(right), y(count))]
+    return polygon([*points, (x(edges[-1]), y(0))], class_)
+
+
+def _horizontal_axis(x: Scale, base: float, name: str) -> list[Markup]:
+    exponent = power_of_ten(max(abs(x.low), abs(x.high)))
+    unit = 10.0**exponent
+    ticks = Scale(x.low / unit, x.high / unit, x.start, x.stop)
+    suffix = f" × {superscript(exponent)}" if exponent else ""
+    shown = ticks.ticks(5)
+    return [
+        *(line(ticks(value), base, ticks(value), base + 4, "axis") for value in shown),
+        *(label(ticks(value), base + 16, _number(value)) for value in shown),
+        label(LEFT, 12, name + suffix, "name", "start"),
+    ]
+
+
+def _mark(mark: Mark, x: Scale, low: float, high: float) -> Markup:
+    """A line with its word on top, or an arrow at the border for a value that is off the picture."""
+    if low <= mark.value <= high:
+        place = x(mark.value)
+        anchor = "start" if place < WIDTH / 2 else "end"
+        away = 4 if anchor == "start" else -4
+        row = TOP + (2 if mark.kind == "null" else 14)
+        return line(place, TOP - 6, place, HEIGHT - BOTTOM, mark.kind) + label(
+            place + away, row, mark.text, mark.kind, anchor
+        )
+    right = mark.value > high
+    text = f"{mark.text} {_number(mark.value)} →" if right else f"← {_number(mark.value)} {mark.text}"
+    return label(WIDTH - RIGHT if right else LEFT, TOP + 2, text, mark.kind, "end" if right else "start")
+
+
+def distance_chart(title: str, by_distance: Mapping[int, Quantity], null: Mapping[int, float]) -> Markup:
+    """DS minus its uniform null at every measured distance: quantile bands of all windows, and two medians."""
+    distances = sorted(set(by_distance) & set(null))
+    bands = {
+        percent: [by_distance[d]["scored"]["quantiles"][str(percent)] - null[d] for d in distances]
+        for percent in (5, 25, 50, 75, 95)
+    }
+    kept = [by_distance[d]["kept"]["quantiles"]["50"] - null[d] for d in distances if by_distance[d]["kept"]]
+    low, high = min(0.0, *bands[5], *kept), max(0.0, *bands[95], *kept)
+    pad = 0.08 * (high - low) or 0.01
+    left = 52.0
+    y = Scale(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
+    places = [left + 24 + i * (WIDTH - left - 58) / max(1, len(distances) - 1) for i in range(len(distances))]
+
+    def along(values: Sequence[float]) -> list[tuple[float, float]]:
+        return [(place, y(value)) for place, value in zip(places, values, strict=True)]
+
+    return drawing(
+        WIDTH,
+        HEIGHT,
+        f"{title}: dependency strength minus its uniform null, by minimum distance",
+        polygon(along(bands[5]) + along(bands[95])[::-1], "band"),
+        polygon(along(bands[25]) + along(bands[75])[::-1], "band"),
+        *(line(left - 4, y(value), left, y(value), "axis") for value in y.ticks(4)),
+        *(label(left - 7, y(value) + 3.5, _signed(value), "tick", "end") for value in y.ticks(4)),
+        line(left, y(0), WIDTH - RIGHT, y(0), "null"),
+        polyline(along(bands[50]), "median"),
+        *(_dots(along(bands[50]), "median-dot")),
+        polyline(along(kept), "kept-line") if len(kept) == len(distances) else Markup(""),
+        *(_dots(along(kept), "kept-dot") if len(kept) == len(distances) else ()),
+        *(label(place, HEIGHT - 12, f"{d:,}") for place, d in zip(places, distances, strict=True)),
+        label(LEFT, 12, f"{title}: DS − uniform, by distance k", "name", "start"),
+    )
+
+
+def _dots(points: Sequence[tuple[float, float]], class_: str) -> list[Markup]:
+    return [element("circle", cx=x, cy=y, r=3, class_=class_) for x, y in points]
+
+
+def token_bars(rows: Sequence[tuple[str, int, int]]) -> Markup:
+    """Scored and kept tokens of each source, given as (source, scored, kept)."""
+    width, row_height, left, right = 720.0, 30.0, 150.0, 190.0
+    x = Scale(0, max(1, *(scored for _, scored, _ in rows)), left, width - right)
+    parts: list[Markup] = []
+    for i, (source, scored, kept) in enumerate(rows):
+        top = 6 + i * row_height
+        name = source if len(source) <= 20 else source[:19] + "…"
+        share = f" ({kept / scored:.1%})" if scored else ""
+        parts += [
+            label(left - 10, top + 15, name, "row", "end"),
+            element("rect", x=left, y=top, width=x(scored) - left, height=20, rx=3, class_="all"),
+            element("rect", x=left, y=top, width=x(kept) - left, height=20, rx=3, class_="kept"),
+            label(x(scored) + 8, top + 14.5, f"{compact(kept)} of {compact(scored)}{share}", "tick", "start"),
+        ]
+    return drawing(width, 12 + len(rows) * row_height, "Tokens kept and scored per source", *parts)
+
+
+def compact(number: float) -> str:
+    """A count in three digits and a letter.
+
+    >>> [compact(n) for n in (7, 12_345, 2_500_000, 20e9)]
+    ['7', '12.3K', '2.5M', '20B']
+    """
+    for power, letter in ((12, "T"), (9, "B"), (6, "M"), (3, "K")):
+        if number >= 10**power:
+            return (
+                f"{number / 10**power:.3g}{letter}"
+                if number < 999.5 * 10**power
+                else f"{number / 10**power:,.0f}{letter}"
+            )
+    return f"{number:,.0f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return "0" if value == 0 else f"{value:+.3g}".replace("-", "−")

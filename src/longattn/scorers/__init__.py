@@ -1,0 +1,12 @@
+"""The scorers by name; a new one is a file beside these and a line in this list."""
+
+from longattn.scorers.base import AttentionAsk, Columns, PilotScorer, Scorer
+from longattn.scorers.length import Length
+from longattn.scorers.longattn import LongAttn
+from longattn.scorers.minhash import MinHash
+from longattn.scorers.random import Random
+from longattn.scorers.token_null import TokenNull
+
+SCORERS: dict[str, type[Scorer]] = {scorer.name: scorer for scorer in (Length, LongAttn, MinHash, Random, TokenNull)}
+
+__all__ = ["SCORERS", "AttentionAsk", "Columns", "Length", "LongAttn", "MinHash", "PilotScorer", "Random", "Scorer", "TokenNull"]

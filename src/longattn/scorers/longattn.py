@@ -1,0 +1,225 @@
+"""LongAttn: how much of a window's attention reaches far back, and how evenly it is spread there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+
+from longattn.expressions import Expression, column, mean_of, minmax, zscore
+from longattn.records import Window
+from longattn.scorers.base import AttentionAsk, Columns, Schema, Scorer
+from longattn.settings import Backend
+
+if TYPE_CHECKING:
+    from longattn.models.base import LayerAttention
+
+Convention = Literal["paper", "released"]
+Variance = Literal["block", "square", "triangle"]
+Normalisation = Literal["zscore", "minmax"]
+
+Number = TypeVar("Number", float, Expression)
+
+ROWS_AT_ONCE = 8192
+"""Query rows whose moments are held before they are added up; bounds memory, and fixes the order of the sums."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongAttn(Scorer):
+    """Long-range dependency of a window, read from the attention of a decoder layer.
+
+    Paper: https://arxiv.org/abs/2502.16860, section 3.2. With p the causal softmax attention of a head over the window's
+    L tokens, and far the pairs of a query n and a key j with ``n - j >= k``::
+
+        DS  = sum of p over far / L            dependency strength, Eq. 5
+        DU  = -variance of p over far          distribution uniformity, Eq. 7
+        LDS = z(DS) + alpha * z(DU)            Eq. 8
+
+    Per head, then averaged over heads and layers; the paper is silent on heads, the released code averages them. That
+    code departs from the paper twice, and ``convention="released"`` follows it: the variance is over all L² cells of
+    the map instead of the (L - k)² of Eq. 6, and both columns are rescaled to [0, 1] instead of z-scored.
+
+    ``layers``, ``distances``, ``skip_first`` and ``per_head`` are measured; everything else may be changed afterwards.
+    """
+
+    name: ClassVar[str] = "longattn"
+
+    layers: tuple[int, ...] = (0,)
+    """Decoder layers to look at, 0-based; the paper uses the first."""
+    distances: tuple[int, ...] = ()
+    """Minimum distances k to measure, in tokens; empty measures L/16, L/8, L/4 and L/2."""
+    skip_first: int = 0
+    """Leave the first keys of a window (attention sinks) out of the far sums; they stay in the softmax."""
+    per_head: bool = False
+    """Store every head, so that a head set can be chosen at selection; larger tables."""
+    backend: Backend = "auto"
+    """Attention kernel; one asked for by name runs or raises. Kernels agree within their tested bound."""
+
+    distance: int | None = None
+    """The measured distance that the score is read at; None is L/4."""
+    heads: tuple[int, ...] | None = None
+    """Heads to average; None is all. Needs ``per_head``."""
+    alpha: float = 0.5
+    """Weight of distribution uniformity against dependency strength."""
+    convention: Convention = "paper"
+    """Whose definition to follow where paper and released code differ."""
+    variance: Variance | None = None
+    """Cells that the variance is taken over; None follows the convention (paper: block, released: square)."""
+    normalise: Normalisation | None = None
+    """How columns are brought to one scale; None follows the convention (paper: zscore, released: minmax)."""
+    length: int | None = None
+    """Window length L in tokens; filled in from the run's windows."""
+
+    def for_length(self, length: int) -> "LongAttn":
+        """The scorer with distances in tokens. Raises ``ValueError`` for a distance outside [1, L - skip_first)."""
+        distances = self.distances or tuple(sorted({max(1, length // part) for part in (16, 8, 4, 2)}))
+        distance = max(1, length // 4) if self.distance is None else self.distance
+        for d in (*distances, distance):
+            if not 1 <= d < max(2, length - self.skip_first):
+                raise ValueError(
+                    f"distance must be in [1, {length - self.skip_first}) for windows of {length} tokens "
+                    f"with the first {self.skip_first} keys skipped, got {d}"
+                )
+        if distance not in distances:
+            if self.distance is not None and self.distances:
+                raise ValueError(
+                    f"distance must be one of the measured distances {list(distances)}, got {distance}"
+                )
+            distances = tuple(sorted({*distances, distance}))
+        return replace(self, length=length, distances=distances, distance=distance)
+
+    def measurement(self) -> Mapping[str, Any]:
+        """Layers, distances, skipped keys, heads kept and the kernel asked for."""
+        measured = ("layers", "distances", "skip_first", "per_head", "backend")
+        return {name: value for name, value in asdict(self).items() if name in measured}
+
+    def ask(self) -> AttentionAsk:
+        """Queries and keys of the layers."""
+        return AttentionAsk(self.layers, self.observe)
+
+    def schema(self) -> Schema:
+        """Per layer and distance the head means of S1 (sum of p), S1² and S2 (sum of p²); heads apart on request."""
+        means = {f"{kind}_{key}": "float64" for key in self._keys() for kind in ("s1", "s1sq", "s2")}
+        heads = {f"heads_{kind}_{key}": "list<float64>" for key in self._keys() for kind in ("s1", "s2")}
+        return {"num_tokens": "int32", **means, **(heads if self.per_head else {})}
+
+    def observe(self, layer: "LayerAttention") -> Columns:
+        """S1 and S2 of every head and distance, float64 [B, H, D], from one layer's queries and keys."""
+        import torch
+
+        from longattn.attention import row_moments
+
+        B, R, H, _ = layer.q.shape
+        s1_BHD, s2_BHD = (np.zeros((B, H, len(self.distances))) for _ in range(2))
+        for start in range(0, R, ROWS_AT_ONCE):
+            rows_R = torch.arange(start, min(start + ROWS_AT_ONCE, R), device=layer.q.device)
+            moments = row_moments(
+                layer.q[:, start : start + ROWS_AT_ONCE],
+                layer.k,
+                positions=rows_R,
+                distances=self.distances,
+                skip_first=self.skip_first,
+                scale=layer.scale,
+                backend=self.backend,
+            )
+            # NumPy adds in one fixed order, torch in one that depends on the number of threads
+            s1_BHD += moments.mass.cpu().numpy().sum(axis=2)
+            s2_BHD += moments.square.cpu().numpy().sum(axis=2)
+        return {"s1": s1_BHD, "s2": s2_BHD}
+
+    def measure(self, windows: Sequence[Window], layers: Mapping[int, Columns]) -> Columns:
+        """The columns of :meth:`schema`."""
+        columns = {"num_tokens": np.array([len(window.tokens) for window in windows], dtype=np.int32)}
+        for layer in self.layers:
+            for d, distance in enumerate(self.distances):
+                s1_BH, s2_BH = (layers[layer][kind][:, :, d] for kind in ("s1", "s2"))
+                key = f"l{layer}_d{distance}"
+                columns |= {
+                    f"s1_{key}": s1_BH.mean(axis=1),
+                    f"s1sq_{key}": np.square(s1_BH).mean(axis=1),
+                    f"s2_{key}": s2_BH.mean(axis=1),
+                }
+                if self.per_head:
+                    columns |= {f"heads_s1_{key}": s1_BH, f"heads_s2_{key}": s2_BH}
+        return columns
+
+    def score(self) -> Expression:
+        """LDS (Eq. 8)."""
+        rule = self.normalise or ("zscore" if self.convention == "paper" else "minmax")
+        scaled = zscore if rule == "zscore" else minmax
+        strength, uniformity = self.strength(self._distance), self.uniformity(self._distance)
+        return scaled(strength) + self.alpha * scaled(uniformity)
+
+    def readings(self) -> Mapping[str, Expression]:
+        """``ds`` and ``du`` at the chosen distance, and ``ds@k`` at every measured one."""
+        by_distance = {f"ds@{d}": self.strength(d) for d in self.distances}
+        return {"ds": self.strength(self._distance), "du": self.uniformity(self._distance), **by_distance}
+
+    def null(self) -> Mapping[str, float]:
+        """The readings under uniform attention."""
+        moments = {d: uniform_moments(self._length, d, self.skip_first) for d in self.distances}
+        s1, s2 = moments[self._distance]
+        variance = _variance(s1, s1 * s1, s2, *self._cells(self._distance))
+        by_distance = {f"ds@{d}": s1 / self._length for d, (s1, _) in moments.items()}
+        return {"ds": s1 / self._length, "du": -variance, **by_distance}
+
+    def strength(self, distance: int) -> Expression:
+        """DS at a measured distance."""
+        return mean_of([s1 for s1, _, _ in self._sums(distance)]) / column("num_tokens")
+
+    def uniformity(self, distance: int) -> Expression:
+        """DU at a measured distance: minus the mean over heads of each head's variance."""
+        cells, lost = self._cells(distance)
+        return -mean_of([_variance(s1, s1sq, s2, cells, lost) for s1, s1sq, s2 in self._sums(distance)])
+
+    def _sums(self, distance: int) -> list[tuple[Expression, Expression, Expression]]:
+        """S1, S1² and S2 per layer, or per layer and chosen head."""
+        keys = [f"l{layer}_d{distance}" for layer in self.layers]
+        if self.heads is None:
+            return [(column(f"s1_{key}"), column(f"s1sq_{key}"), column(f"s2_{key}")) for key in keys]
+        if not self.per_head:
+            raise ValueError("heads can be chosen only where per_head=True was measured")
+        singles = [
+            (column(f"heads_s1_{key}", head), column(f"heads_s2_{key}", head))
+            for key in keys
+            for head in self.heads
+        ]
+        return [(s1, s1 * s1, s2) for s1, s2 in singles]
+
+    def _cells(self, distance: int) -> tuple[float, int]:
+        """Number of cells that the variance is over, and the degrees of freedom taken off (1 in the released code)."""
+        reading = self.variance or ("block" if self.convention == "paper" else "square")
+        rows, columns = self._length - distance, self._length - distance - self.skip_first
+        if reading == "square":
+            return float(self._length**2), 1
+        return (float(rows * columns), 0) if reading == "block" else (columns * (columns + 1) / 2, 0)
+
+    def _keys(self) -> list[str]:
+        return [f"l{layer}_d{distance}" for layer in self.layers for distance in self.distances]
+
+    @property
+    def _length(self) -> int:
+        assert self.length is not None, "for_length() comes first"
+        return self.length
+
+    @property
+    def _distance(self) -> int:
+        assert self.distance is not None, "for_length() comes first"
+        return self.distance
+
+
+def _variance(s1: Number, s1sq: Number, s2: Number, cells: float, lost: int) -> Number:
+    """(S2 - S1²/N) / (N - lost) over N cells, most of which may be zero."""
+    return (s2 - s1sq / cells) / (cells - lost)
+
+
+def uniform_moments(length: int, distance: int, skip_first: int = 0) -> tuple[float, float]:
+    """S1 and S2 of a head that attends to all its keys alike.
+
+    >>> s1, s2 = uniform_moments(32768, 8192)
+    >>> f"{s1 / 32768:.8f}"
+    '0.40343785'
+    """
+    row = np.arange(distance + skip_first, length, dtype=np.float64)
+    far = row - distance - skip_first + 1
+    return float((far / (row + 1)).sum()), float((far / (row + 1) ** 2).sum())

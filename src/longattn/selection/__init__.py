@@ -1,0 +1,143 @@
+"""Decide which windows to keep: tables of measurements and a rule in, one selection out.
+
+Nothing here needs a model. Every choice of :class:`longattn.settings.Selecting` can be changed and selected again in
+seconds. The same rows give the same bytes, whatever units, order, threads and memory they came with.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from longattn.expressions import Column, Expression, columns_of, in_table
+from longattn.records import Reject
+from longattn.selection.database import Database, open_database
+from longattn.selection.keeping import check_rule, keep_best, limits
+from longattn.selection.loading import Inputs, load, mark_duplicates
+from longattn.selection.scoring import combined_score, score_windows
+from longattn.selection.summary import Distribution, Quantity, Selection, SourceSummary, summarise
+from longattn.settings import Selecting
+from longattn.tables import Table, write_chunks
+
+__all__ = ["Distribution", "Formula", "Quantity", "Selection", "SourceSummary", "select"]
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        ("window_id", pa.string()),
+        ("doc_id", pa.string()),
+        ("source", pa.string()),
+        ("start", pa.int64()),
+        ("num_tokens", pa.int32()),
+        ("char_start", pa.int64()),
+        ("char_end", pa.int64()),
+        ("ds", pa.float64()),
+        ("du", pa.float64()),
+        ("score", pa.float64()),
+        ("rank", pa.int64()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One scorer's part of a selection: its table and how a window's score is read from it."""
+
+    table: Table | Path
+    """A table of the run, or any Parquet file with a ``window_id`` column."""
+    score: Expression
+    readings: Mapping[str, Expression] = field(default_factory=dict)
+    """Quantities to be shown beside the score; ``ds`` and ``du`` become columns of the selection."""
+
+
+def select(
+    units: Sequence[str],
+    windows: Table,
+    formulas: Mapping[str, Formula],
+    rule: Selecting,
+    output: Path,
+    *,
+    memory_limit: str = "1GB",
+    threads: int | None = None,
+) -> Selection:
+    """Score, rank and cut the windows of ``units``; write every one of them to ``output`` with the reason for its fate.
+
+    Windows that are not scored (duplicates of a document id, values that are no numbers) are no part of what scores
+    are standardised over; windows that fail ``rule.where`` are. ``memory_limit`` bounds DuckDB alone: it spills to a
+    folder beside ``output``, which is removed.
+    """
+    check_rule(rule)
+    if not units:
+        write_chunks(output, SELECTION_SCHEMA, [])
+        return Selection(str(output), {}, notes=("there is no window to select from",))
+    inputs = Inputs(units, {"windows": windows} | {name: formula.table for name, formula in formulas.items()})
+    score = combined_score(rule.weights, {name: formula.score for name, formula in formulas.items()}, inputs)
+    readings = _readings(formulas)
+    columns = list(dict.fromkeys(column for part in (score, *readings.values()) for column in columns_of(part)))
+    signature = _signature(inputs) if rule.near_duplicates is not None else None
+    loaded = [*columns, *([signature] if signature else [])]
+    with open_database(output.parent, memory_limit, threads) as database:
+        load(database, inputs, loaded, rule.where)
+        duplicates = mark_duplicates(database)
+        remarks = score_windows(database, score, readings, columns, rule.normalise_over)
+        scored_tokens = _tabulate_sources(database)
+        keep_best(database, rule, limits(rule, scored_tokens), f"value_{len(columns)}" if signature else None)
+        write_chunks(output, SELECTION_SCHEMA, _selection_rows(database, list(readings)))
+        sources = summarise(database, list(readings))
+    notes = [*remarks, *_notes(sources, len(duplicates))]
+    return Selection(str(output), sources, duplicates, notes)
+
+
+def _readings(formulas: Mapping[str, Formula]) -> dict[str, Expression]:
+    """Every reading by its name; one whose name an earlier scorer has taken gets its scorer's in front."""
+    readings: dict[str, Expression] = {}
+    for scorer, formula in formulas.items():
+        for name, reading in formula.readings.items():
+            readings[f"{scorer}.{name}" if name in readings else name] = in_table(reading, scorer)
+    return readings
+
+
+def _signature(inputs: Inputs) -> Column:
+    if "minhash" not in inputs.tables or "minhash" not in inputs.schema("minhash").names:
+        raise ValueError("near_duplicates needs the table 'minhash' with its column of that name; measure with the scorer minhash")
+    return Column("minhash", None, "minhash")
+
+
+def _tabulate_sources(database: Database) -> dict[str, int]:
+    """Make the table ``sources`` with the place at which each begins; returns their scored tokens."""
+    database.run("""
+        CREATE TABLE sources AS
+        SELECT source, min(rowid) AS first, coalesce(sum(num_tokens) FILTER (score IS NOT NULL), 0) AS scored_tokens
+        FROM ranked GROUP BY source
+    """)
+    return dict(database.rows("SELECT source, scored_tokens FROM sources ORDER BY source"))
+
+
+def _selection_rows(database: Database, readings: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of the selection file, in its order."""
+    ds, du = (f"reading_{readings.index(name)}" if name in readings else "NULL" for name in ("ds", "du"))
+    query = f"""
+        SELECT window_id, doc_id, source, start, num_tokens, char_start, char_end, {ds} AS ds, {du} AS du, score,
+            CASE WHEN score IS NOT NULL THEN ranked.rowid - first + 1 END AS rank, reason = 'kept' AS kept, reason
+        FROM ranked JOIN sources USING (source)
+    """
+    for chunk in database.stream(query):
+        yield chunk.cast(SELECTION_SCHEMA)
+
+
+def _notes(sources: Mapping[str, SourceSummary], num_duplicates: int) -> Iterator[str]:
+    """What a person should know before trusting the selection."""
+    if not sources:
+        yield "there is no window to select from"
+    if num_duplicates:
+        yield f"{num_duplicates} documents had an id that was read before; their windows were left out"
+    for name, source in sources.items():
+        score = source.quantities.get("score")
+        if source.scored == 0:
+            yield f"source {name}: none of its {source.windows} windows has a score"
+        elif source.kept == 0:
+            yield f"source {name}: nothing is kept of {source.scored} windows with {source.scored_tokens} tokens"
+        if score and score.scored and score.scored.count > 1 and score.scored.low == score.scored.high:
+            yield f"source {name}: all scores are equal, so windows are ranked by id alone"

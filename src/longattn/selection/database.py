@@ -1,0 +1,71 @@
+"""A DuckDB database that lives as long as one selection, spills to disk and can read no file."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+CHUNK_ROWS = 131_072
+"""Rows that enter or leave the database at a time."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """The few things that a selection asks of its database."""
+
+    connection: Any
+    """A ``duckdb.DuckDBPyConnection``; DuckDB is imported late, so its type cannot be named here."""
+
+    def run(self, query: str) -> None:
+        """Execute one statement."""
+        self.connection.execute(query).fetchall()
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """All rows of a small result."""
+        return self.connection.execute(query).fetchall()
+
+    def stream(self, query: str) -> Iterator[pa.Table]:
+        """A large result in pieces of exactly ``CHUNK_ROWS`` rows (the last is shorter), in the query's order."""
+        pending: list[pa.RecordBatch] = []
+        for batch in self.connection.sql(query).to_arrow_reader(CHUNK_ROWS):
+            pending.append(batch)
+            while sum(part.num_rows for part in pending) >= CHUNK_ROWS:
+                table = pa.Table.from_batches(pending)
+                yield table.slice(0, CHUNK_ROWS).combine_chunks()
+                pending = table.slice(CHUNK_ROWS).to_batches()
+        if pending:
+            yield pa.Table.from_batches(pending).combine_chunks()
+
+    def lend(self, name: str, data: pa.Table | pa.RecordBatchReader) -> None:
+        """Let queries read Arrow data as a table called ``name``, without a copy."""
+        self.connection.register(name, data)
+
+
+@contextlib.contextmanager
+def open_database(folder: Path, memory_limit: str, threads: int | None) -> Iterator[Database]:
+    """An empty database that spills into ``folder`` beyond ``memory_limit`` and leaves nothing behind."""
+    import duckdb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".select-") as spill:
+        config = {"temp_directory": spill, "memory_limit": memory_limit, "preserve_insertion_order": True}
+        if threads is not None:
+            config["threads"] = threads
+        with duckdb.connect(":memory:", config=config) as connection:
+            # spilling goes on, but no query can open a file
+            connection.execute("SET enable_external_access = false")
+            yield Database(connection)
+
+
+def quoted(name: str) -> str:
+    """The name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """The value as an SQL string."""
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,142 @@
+"""Decide window by window, best first, which of the ranked windows are kept."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import pyarrow as pa
+
+from longattn.selection.database import Database, text
+from longattn.selection.near_duplicates import near_duplicates
+from longattn.settings import Selecting
+
+NO_LIMIT = 2**62
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much of one source may be kept."""
+
+    budget: int
+    """Tokens, or windows where windows are counted."""
+    threshold: float | None = None
+    """Lowest score to keep."""
+
+
+def check_rule(rule: Selecting) -> None:
+    """Raise ``ValueError`` for a rule that no table could satisfy."""
+    chosen = [name for name in ("tokens", "count", "threshold") if getattr(rule, name) is not None]
+    if len(chosen) > 1:
+        raise ValueError(f"choose one of tokens, count and threshold, got {' and '.join(chosen)}")
+    if not chosen and rule.share is None:
+        raise ValueError("one of share, tokens, count and threshold must be set; share=0.125 keeps the best eighth")
+    if rule.share is not None and not 0 < rule.share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {rule.share}; 0.5 keeps the better half")
+    for name in ("tokens", "count"):
+        value = getattr(rule, name)
+        if value is not None and value < 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
+    if not 0 <= rule.max_overlap <= 1:
+        raise ValueError(f"max_overlap must be in [0, 1], got {rule.max_overlap}; 1 keeps all windows")
+    if rule.near_duplicates is not None and not 0 < rule.near_duplicates <= 1:
+        raise ValueError(f"near_duplicates must be a Jaccard similarity in (0, 1], got {rule.near_duplicates}")
+    for source, quota in rule.quotas.items():
+        if not chosen and not 0 <= quota <= 1:
+            raise ValueError(f"the quota of {source} must be a share in [0, 1], got {quota}")
+        if chosen in (["tokens"], ["count"]) and (quota < 0 or quota != int(quota)):
+            raise ValueError(f"the quota of {source} must be a whole number of {chosen[0]}, got {quota}")
+
+
+def limits(rule: Selecting, scored_tokens: Mapping[str, int]) -> dict[str, Limit]:
+    """The limit of each source, from the tokens of its scored windows."""
+    for name in rule.quotas:
+        if name not in scored_tokens:
+            close = difflib.get_close_matches(name, list(scored_tokens), 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"quotas name an unknown source {name!r}; {hint}the sources are {', '.join(scored_tokens)}")
+    return {source: _limit(rule, source, tokens) for source, tokens in scored_tokens.items()}
+
+
+def _limit(rule: Selecting, source: str, tokens: int) -> Limit:
+    if rule.threshold is not None:
+        return Limit(NO_LIMIT, rule.quotas.get(source, rule.threshold))
+    if rule.tokens is not None:
+        return Limit(int(rule.quotas.get(source, rule.tokens)))
+    if rule.count is not None:
+        return Limit(int(rule.quotas.get(source, rule.count)))
+    share = rule.quotas.get(source, rule.share)
+    # as it is written in decimals, so that a share of 0.3 of 10 tokens is 3 and not 2
+    return Limit(int(Fraction(repr(float(share or 0))) * tokens))
+
+
+def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit], signature: str | None) -> None:
+    """Set the ``reason`` of every ranked window that is kept or displaced by a better one.
+
+    ``signature`` is the column of ``loaded`` with the MinHash signatures, where near duplicates are to be dropped.
+    """
+    if rule.max_overlap < 1:
+        _mark(database, "overlap", _overlapping(database, rule.max_overlap))
+    bounds = {
+        "source": list(limits),
+        "budget": [limit.budget for limit in limits.values()],
+        "threshold": [limit.threshold for limit in limits.values()],
+    }
+    schema = pa.schema([("source", pa.string()), ("budget", pa.int64()), ("threshold", pa.float64())])
+    database.lend("limits", pa.table(bounds, schema))
+    database.run(f"""
+        CREATE VIEW queue AS
+        SELECT source, ranked.rowid AS place, row, budget,
+            sum({"1" if rule.count is not None else "num_tokens"}) OVER (PARTITION BY source ORDER BY ranked.rowid) AS used
+        FROM ranked JOIN limits USING (source)
+        WHERE reason = 'below_cut' AND (threshold IS NULL OR score >= threshold)
+    """)
+    if rule.near_duplicates is not None:
+        assert signature is not None
+        budgets = {source: limit.budget for source, limit in limits.items()}
+        _mark(database, "near_duplicate", near_duplicates(database, budgets, signature, rule.near_duplicates))
+    database.run("""
+        UPDATE ranked SET reason = 'kept'
+        FROM (SELECT source, max(place) AS last FROM queue WHERE used <= budget GROUP BY source) AS cut
+        WHERE ranked.source = cut.source AND ranked.rowid <= cut.last AND reason = 'below_cut'
+    """)
+
+
+def _mark(database: Database, reason: str, places: set[int]) -> None:
+    database.lend("dropped", pa.table({"place": pa.array(sorted(places), pa.int64())}))
+    database.run(f"UPDATE ranked SET reason = {text(reason)} FROM dropped WHERE ranked.rowid = dropped.place")
+
+
+def _overlapping(database: Database, max_overlap: float) -> set[int]:
+    """Places of windows that share more than ``max_overlap`` of their tokens with a better one that is not dropped."""
+    # Only windows that reach into a neighbour of their document can be concerned. Two that intersect start less than
+    # the longest window apart, hence lie in the same or in adjacent stretches of that length.
+    pairs = f"""
+        WITH candidates AS (
+            SELECT rowid AS place, doc_id, start, start + num_tokens AS stop, num_tokens
+            FROM ranked WHERE reason = 'below_cut'
+        ), extent AS (
+            SELECT min(num_tokens) AS shortest, max(num_tokens) AS longest FROM candidates
+        ), touching AS (
+            SELECT *, start // (SELECT longest FROM extent) AS stretch FROM candidates
+            WINDOW
+                before AS (PARTITION BY hash(doc_id) ORDER BY start, place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+                document AS (PARTITION BY hash(doc_id) ORDER BY start, place)
+            QUALIFY greatest(max(stop) OVER before - start, stop - lead(start) OVER document)
+                > {max_overlap!r}::DOUBLE * (SELECT shortest FROM extent)
+        )
+        SELECT worse.place AS worse, better.place AS better
+        FROM touching AS worse
+        JOIN (SELECT *, unnest([stretch - 1, stretch, stretch + 1]) AS nearby FROM touching) AS better
+            ON worse.doc_id = better.doc_id AND worse.stretch = better.nearby AND better.place < worse.place
+        WHERE least(worse.stop, better.stop) - greatest(worse.start, better.start)
+            > {max_overlap!r}::DOUBLE * worse.num_tokens
+        ORDER BY worse.place
+    """
+    dropped: set[int] = set()
+    for chunk in database.stream(pairs):
+        for worse, better in zip(*(column.to_pylist() for column in chunk.columns), strict=True):
+            # pairs come in the order of the worse window, so the fate of the better one is known
+            if better not in dropped:
+                dropped.add(worse)
+    return dropped

