@@ -74,7 +74,7 @@ def cut(
     from longattn import verbs
 
     with _progress() as progress:
-        ledger = verbs.measure(_with_inputs(recipe, inputs), output, compute, progress, only_cut=True)
+        ledger = verbs.cut(_with_inputs(recipe, inputs), output, compute, progress)
     _say_ledger(ledger, output)
     return 0
 
@@ -119,7 +119,7 @@ def export(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     """Write the selected windows as Parquet or JSON lines with a dataset card."""
     from longattn import verbs
 
-    summary = verbs.export(recipe, folder)
+    summary = verbs.export_selection(recipe, folder)
     _say(f"{summary.num_windows} windows, {summary.num_tokens:,} tokens -> {folder / 'export'}")
     return 0
 
@@ -129,7 +129,7 @@ def report(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     """Write report.html: what was kept, why, and how far to believe it."""
     from longattn import verbs
 
-    _say(f"report -> {verbs.report(recipe, folder)}")
+    _say(f"report -> {verbs.write_report(recipe, folder)}")
     return 0
 
 
@@ -154,15 +154,12 @@ def run(
     if dry_run:
         return _estimate(recipe, output, compute)
     with _progress() as progress:
-        ledger = verbs.measure(recipe, output, compute, progress)
-    _say_ledger(ledger, output)
-    selection = verbs.select(recipe, output)
-    verbs.export(recipe, output)
-    page = verbs.report(recipe, output)
-    _say_selection(selection, output)
+        result = verbs.run(recipe, output, compute, progress)
+    _say_ledger(result.ledger, output)
+    _say_selection(result.selection, output)
     _say(f"selected windows  {output / 'export'}")
     _say(f"all scores        {output / 'selection.parquet'}")
-    _say(f"report            {page}")
+    _say(f"report            {result.report}")
     return 0
 
 
@@ -246,7 +243,7 @@ class _Base:
     recipe: str
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: Any) -> None:
-        folder = next((a.tokens[0].value for a in arguments if a.name == "FOLDER" and a.tokens), None)
+        folder = next((a.tokens[0].value for a in arguments if a.name == "--folder" and a.tokens), None)
         source, recipe = f"recipe {self.recipe}", plain(RECIPES[self.recipe]())
         if folder is not None and commands and commands[0] in ("select", "export", "report"):
             source = f"{folder}/manifest.json"

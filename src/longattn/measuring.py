@@ -193,6 +193,8 @@ def measure_windows(
     Windows go through the model one at a time, so that a window's numbers cannot depend on its neighbours.
     ``on_window`` is told the tokens of each window when it is done.
     """
+    if not windows:
+        return {}
     asking = [(scorer, ask) for scorer in scorers if (ask := scorer.ask())]
     measured: dict[str, list[Columns]] = {scorer.name: [] for scorer, _ in asking}
     for window in windows:
@@ -461,7 +463,9 @@ def _duplicates(job: Job, units: Sequence[WorkUnit]) -> list[dict[str, Any]]:
         ORDER BY file, position
     """
     with duckdb.connect() as connection:
-        return connection.execute(query, {"files": files}).to_arrow_table().to_pylist()
+        found = connection.execute(query, {"files": files})
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def _receipts(table: Table, units: Sequence[WorkUnit]) -> Iterator[Receipt]:

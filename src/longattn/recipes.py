@@ -1,12 +1,13 @@
 """Whole runs as values: every setting of every stage in one record, and functions that return well-known ones."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from longattn.scorers import SCORERS, Scorer
-from longattn.settings import Corpus, Exporting, Model, Selecting, Windowing
+from longattn.settings import Corpus, Exporting, Model, Selecting, Windowing, plain
 
 if TYPE_CHECKING:
     ScorerSettings = Any
@@ -80,3 +81,28 @@ def longattn_released() -> Recipe:
 
 RECIPES = {"laptop": longattn_laptop, "paper": longattn_paper, "released": longattn_released}
 """Recipes by the name that ``--recipe`` takes."""
+
+
+def as_flags(recipe: Recipe) -> list[str]:
+    """The command line flags that make this recipe from the default one.
+
+    >>> as_flags(Recipe(window=Windowing(length=8192), scorers=("longattn", "length")))
+    ['--window.length', '8192', '--scorers', 'longattn', '--scorers', 'length']
+    """
+    mine, default = plain(recipe), plain(Recipe())
+    # flags of scorers stand beside those of the stages
+    mine, default = ({**facts, **facts.pop("settings")} for facts in (mine, default))
+    return list(_flags("", mine, default))
+
+
+def _flags(prefix: str, mine: Mapping[str, Any], default: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in mine.items():
+        name, usual = f"{prefix}{key.replace('_', '-')}", default.get(key)
+        if value == usual or value is None or name == "corpus.inputs":
+            continue
+        if isinstance(value, Mapping):
+            yield from _flags(f"{name}.", value, usual if isinstance(usual, Mapping) else {})
+        elif isinstance(value, list):
+            yield from (word for item in value for word in (f"--{name}", str(item)))
+        else:
+            yield from (f"--{name}",) if value is True else (f"--{name}", str(value))

@@ -51,7 +51,7 @@ class Corpus:
         ".rs",
     )
     """File name endings that are read as plain text when a folder is listed."""
-    unit_bytes: int = 8 * 2**20
+    unit_bytes: int = 4 * 2**20
     """Target size of a work unit in bytes on disk; smaller units lose less on a crash, larger ones make fewer files."""
     max_doc_bytes: int = 4 * 2**30
     """A larger record is rejected, so that one bad line cannot take the memory of the machine."""

@@ -3,18 +3,19 @@
 import json
 import os
 import platform
+import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longattn import corpus, engines, measuring, settings
 from longattn.errors import RunError
 from longattn.expressions import evaluate
 from longattn.measuring import Job
-from longattn.recipes import Recipe
+from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
 from longattn.scorers import PilotScorer
 from longattn.tables import RunFolder, Table, durable
@@ -36,13 +37,22 @@ def plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
     return units
 
 
-def prepare(recipe: Recipe, output: Path, *, only_cut: bool = False) -> Job:
+def prepare(recipe: Recipe, output: Path) -> Job:
     """Look up the model and its tokenizer, and say what to measure; loads no weights."""
     from longattn.models import resolve
 
-    scorers = () if only_cut else recipe.chosen_scorers()
     checkpoint = resolve(recipe.model)
-    return Job(RunFolder(output), recipe.corpus, recipe.window, recipe.model, checkpoint, scorers)
+    return Job(RunFolder(output), recipe.corpus, recipe.window, recipe.model, checkpoint, recipe.chosen_scorers())
+
+
+def cut(
+    recipe: Recipe,
+    output: Path,
+    compute: settings.Compute | None = None,
+    progress: engines.Progress | None = None,
+) -> Counter[str]:
+    """Plan and cut, without measuring: documents, windows and rejects are known before any model runs."""
+    return measure(replace(recipe, scorers=()), output, compute, progress)
 
 
 def measure(
@@ -50,16 +60,14 @@ def measure(
     output: Path,
     compute: settings.Compute | None = None,
     progress: engines.Progress | None = None,
-    *,
-    only_cut: bool = False,
 ) -> Counter[str]:
     """Plan, cut and measure: every scorer's table of every unit; continues where an earlier attempt stopped.
 
     Returns the ledger: records read and what became of them, windows planned and scored. Writes ``rejects.jsonl``,
-    ``manifest.json`` and ``timings.json``. With ``only_cut`` windows are cut and nothing is measured.
+    ``manifest.json`` and ``timings.json``.
     """
     compute = compute or settings.Compute()
-    job = prepare(recipe, output, only_cut=only_cut)
+    job = prepare(recipe, output)
     began = time.time()
     with job.run.lock(compute.shard):
         units = plan(recipe, output) if compute.shard in (None, "0/1") else _shared_plan(recipe, output)
@@ -174,7 +182,7 @@ def _measured(run: RunFolder, tables: dict[str, Any], name: str, wanted: dict[st
     return table
 
 
-def export(recipe: Recipe, output: Path) -> "ExportSummary":
+def export_selection(recipe: Recipe, output: Path) -> "ExportSummary":
     """Write the selected windows as ``export/``, re-reading only the units that hold some."""
     from longattn.export import export
     from longattn.models import resolve
@@ -194,6 +202,45 @@ def export(recipe: Recipe, output: Path) -> "ExportSummary":
         recipe.export,
         output / "export",
     )
+
+
+def write_report(recipe: Recipe, output: Path, *, texts: bool = True) -> Path:
+    """Write ``report.html`` of a selected run; with ``texts`` False no text of the corpus is shown in it."""
+    from longattn.export import read_texts
+    from longattn import report
+
+    run = RunFolder(output)
+    windows = _table(run, run.manifest().get("tables", {}), "windows")
+    names = [name for name in recipe.select.weights if not name.startswith("column:")]
+    null = {key: value for name in names for key, value in recipe.scorer(name).null().items()}
+    command = ["longattn", "run", *recipe.corpus.inputs, "--output", str(output), *as_flags(recipe)]
+
+    def read(ids: Sequence[str]) -> Mapping[str, str]:
+        return read_texts(run.plan(), windows, ids, recipe.corpus)
+
+    data = report.gather(run, null=null, command=shlex.join(command), texts=read if texts else None)
+    return report.write_report(run, data)
+
+
+class RunResult(NamedTuple):
+    """What a whole run came to."""
+
+    ledger: Counter[str]
+    selection: "Selection"
+    export: "ExportSummary"
+    report: Path
+
+
+def run(
+    recipe: Recipe,
+    output: Path,
+    compute: settings.Compute | None = None,
+    progress: engines.Progress | None = None,
+) -> RunResult:
+    """All of it: plan, cut, measure, select, export, report."""
+    ledger = measure(recipe, output, compute, progress)
+    selection = select(recipe, output)
+    return RunResult(ledger, selection, export_selection(recipe, output), write_report(recipe, output))
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class _Run:
 
 
 def _rank(order: Any) -> tuple[int, Any]:
-    """Numbers by value, then all else by its text, then parts without an order; ties keep the input's order."""
+    """Numbers by value, then all else by its text, then what has no order; ties keep the order of the input."""
     if order is None or order != order:
         return 2, 0
     return (0, order) if isinstance(order, int | float | Decimal) else (1, str(order))

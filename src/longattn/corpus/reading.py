@@ -17,16 +17,18 @@ class UnitReader(Iterator[Document | Reject]):
     """The documents and rejects of one work unit, in the order of the input; made by :func:`read_unit`."""
 
     def __init__(self, unit: WorkUnit, corpus: Corpus, fields: Sequence[str] = ()) -> None:
+        """Nothing is opened before the first record is asked for."""
         self.line_counts: dict[str, int] = {}
-        """Lines of this unit's slice of each JSON lines file, blank ones included; there once the slice is read.
+        """Lines of this unit's slice of each JSON lines file, with blank ones; known once the slice is read.
 
-        A record's ``line`` counts from the start of its slice. Its line in the file is that plus the counts of
-        the units that hold the file's earlier slices.
+        A record's ``line`` counts from the start of its slice; its line in the file is that plus the counts
+        of the units with the file's earlier slices.
         """
         self._corpus, self._fields = corpus, fields
         self._records = self._read(unit)
 
     def __next__(self) -> Document | Reject:
+        """The next document or reject."""
         return next(self._records)
 
     def _read(self, unit: WorkUnit) -> Iterator[Document | Reject]:
@@ -63,8 +65,8 @@ class UnitReader(Iterator[Document | Reject]):
 def read_unit(unit: WorkUnit, corpus: Corpus, fields: Sequence[str] = ()) -> UnitReader:
     """The documents of a work unit, and a reject for every record that is none.
 
-    Every record of the input is in exactly one document, or is one reject; where a file breaks off, one reject
-    stands for the rest of it. ``fields`` names the input fields to carry along, ``*`` all of them.
+    Every record of the input is in exactly one document, or is one reject; where a file breaks off, one
+    reject stands for the rest of it. ``fields`` names the input fields to carry along, ``*`` all of them.
     """
     return UnitReader(unit, corpus, fields)
 

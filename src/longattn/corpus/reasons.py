@@ -10,13 +10,13 @@ REASONS: dict[str, str] = {
     "empty": "The text has no character other than white space.",
     "invalid_utf8": "The text is not valid UTF-8.",
     "join_key_missing": "The field to join by is missing, or neither a string nor an integer.",
-    "join_key_not_adjacent": "Another key stands between this record and the others of its key; sort the file.",
+    "join_key_not_adjacent": "Another key stands between this record and others of its key; sort the file.",
     "missing_text": "The record has no text field, or its value is null.",
     "not_an_object": "The line is JSON but not an object.",
     "text_not_string": "The text field holds something other than a string.",
     "too_large": "The record, or the document joined from several, has more than max_doc_bytes bytes.",
     "truncated": "The compressed file ends too early; what follows this position is lost.",
-    "unreadable": "The file or the rest of it cannot be read: no permission, damaged, or changed since listed.",
+    "unreadable": "The file or its rest cannot be read: no permission, damaged, or changed since listed.",
     "untokenizable": "The tokenizer failed on the text.",
 }
 """Each word that a :class:`~longattn.records.Reject` may give as its reason, with a sentence for people."""

@@ -21,11 +21,11 @@ Atom = tuple[Slice, ...]
 
 
 def list_units(corpus: Corpus, previous: Sequence[WorkUnit] = ()) -> list[WorkUnit]:
-    """The input as work units of about ``unit_bytes`` each, in the same order every time; no document is read.
+    """The input as work units of about ``unit_bytes`` each, in the same order every time; reads no document.
 
-    Units of ``previous`` whose files are all unchanged come first, as they are, so that files added later make
-    new units only. A unit never mixes formats. Plain JSON lines are split by bytes, Parquet by row groups;
-    nothing is split that ``join_by`` may have to join.
+    Units of ``previous`` whose files are all unchanged come first, as they are, so that files added later
+    make new units only. A unit never mixes formats. Plain JSON lines are split by bytes, Parquet by row
+    groups; nothing is split that ``join_by`` may have to join.
     """
     atoms = _atoms(list_files(corpus).files, corpus)
     kept = _still_valid(previous, atoms, corpus)
@@ -34,7 +34,7 @@ def list_units(corpus: Corpus, previous: Sequence[WorkUnit] = ()) -> list[WorkUn
 
 
 def joined_folder(part: Slice) -> str:
-    """The first folder below the input that a text file is in, as listed; the file itself if it is in none."""
+    """The first folder below the input that the file is in, as listed; the file itself if it is in none."""
     _, slash, rest = files.relative_name(part).partition("/")
     whole = files.without_options(part.file)
     return whole.removesuffix(slash + rest)
@@ -59,7 +59,7 @@ def _format(part: Slice, corpus: Corpus) -> files.Format | None:
 
 
 def _still_valid(previous: Sequence[WorkUnit], atoms: dict[str, Atom], corpus: Corpus) -> list[WorkUnit]:
-    """The previous units that hold nothing but files as they are now, and together hold each of them whole."""
+    """The previous units that hold only files as they are now, and together hold each of them whole."""
     units = list(dict.fromkeys(previous))
     while True:
         held: dict[str, list[Slice]] = {}

@@ -4,9 +4,9 @@ import json
 import os
 import socket
 import time
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 
 @dataclass
@@ -43,15 +43,15 @@ class State:
         return (self.num_bytes - self.bytes_done) * (time.time() - self.began) / done if done > 0 else None
 
 
-class Progress(Protocol):
+class Progress(ABC):
     """Something that wants to be told; called several times a second."""
 
+    @abstractmethod
     def update(self, state: State) -> None:
         """Show how far the work is."""
-        ...
 
 
-class Quiet:
+class Quiet(Progress):
     """Shows nothing."""
 
     def update(self, state: State) -> None:

@@ -3,25 +3,25 @@
 import logging
 import time
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich import progress as rich
 
-from longattn.engines.progress import State
+from longattn.engines.progress import Progress, State
 
 log = logging.getLogger(__name__)
 
 
-class Bar:
+class Bar(Progress):
     """A bar over the bytes of the corpus, with windows, tokens per second and the time left."""
 
     def __init__(self) -> None:
         """Nothing is drawn before the bar is entered."""
         columns = (
-            TextColumn("measuring"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[facts]}"),
+            rich.TextColumn("measuring"),
+            rich.BarColumn(),
+            rich.TaskProgressColumn(),
+            rich.TextColumn("{task.fields[facts]}"),
         )
-        self._bar = Progress(*columns, TimeRemainingColumn(), transient=True)
+        self._bar = rich.Progress(*columns, rich.TimeRemainingColumn(), transient=True)
 
     def __enter__(self) -> "Bar":
         """Draw the bar."""
@@ -38,7 +38,7 @@ class Bar:
         self._bar.update(self._task, total=state.num_bytes, completed=state.bytes_done, facts=describe(state))
 
 
-class Lines:
+class Lines(Progress):
     """A log line at most every ``seconds``."""
 
     def __init__(self, seconds: float = 10.0) -> None:

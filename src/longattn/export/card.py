@@ -71,10 +71,13 @@ def _header(summary: ExportSummary, rule: Exporting) -> dict[str, Any]:
 
 
 def _public(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe without where files lie and where the export goes."""
+    """The recipe's settings that had a part in the selection, without where files lie."""
     public = {name: section for name, section in recipe.items() if name != "export"}
     if "corpus" in public:
         public["corpus"] = {name: value for name, value in public["corpus"].items() if name != "inputs"}
+    if "settings" in public:
+        chosen = public.get("scorers", ())
+        public["settings"] = {name: of for name, of in public["settings"].items() if name in chosen}
     if "model" in public:
         public["model"] = {**public["model"], "name": _base_name(public["model"]["name"])}
     return public
@@ -82,10 +85,11 @@ def _public(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader looks for first, by name; what the manifest does not say is left out."""
+    weights = recipe.get("select", {}).get("weights", {})
     windows = manifest.get("tables", {}).get("windows", {}).get("settings", {})
     facts = {
         "scorers": ", ".join(recipe.get("scorers", ())),
-        "weights": recipe.get("select", {}).get("weights"),
+        "weights": ", ".join(f"{name} × {weight:g}" for name, weight in weights.items()),
         "model": _base_name(manifest.get("model", {}).get("name", "")),
         "model hash": manifest.get("model", {}).get("hash"),
         "tokenizer hash": windows.get("tokenizer"),

@@ -63,7 +63,7 @@ def column_value(value: Any, field: pa.Field) -> Any:
 
 
 def to_json(value: Any) -> bytes:
-    """The value as JSON; dates as ISO 8601, bytes as base64, what JSON has no word for as its text."""
+    """The value as JSON: dates as ISO 8601, bytes as base64, infinities as null, others as their text."""
     return orjson.dumps(value, default=_other, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 

@@ -33,7 +33,27 @@ class ZstdJsonLines(Format):
 
     def write(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
         """Write all rows, compressed."""
-        with pa.PythonFile(file, "w") as sink, pa.CompressedOutputStream(sink, "zstd") as stream:
+        with pa.CompressedOutputStream(pa.PythonFile(_KeptOpen(file), "w"), "zstd") as stream:
             for rows in batches:
                 for row in rows:
                     stream.write(to_json(row) + b"\n")
+
+
+class _KeptOpen:
+    """A file that its user cannot close: a compressed stream would, before the file is on disk."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        """Pass the bytes on."""
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Pass the wish on."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Leave the file to who opened it."""

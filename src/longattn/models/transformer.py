@@ -35,8 +35,16 @@ from longattn.models.configuration import max_positions
 from longattn.models.first_layer import FAMILIES
 
 _INTERFACE = "longattn"
-# arguments of an attention call that do not change what it means
-_HARMLESS = {"dropout", "position_ids", "cache_position", "position_embeddings", "output_router_logits"}
+# arguments of an attention call that do not change what it means, or are checked by themselves
+_HARMLESS = {
+    "cache_position",
+    "dropout",
+    "is_causal",
+    "output_router_logits",
+    "position_embeddings",
+    "position_ids",
+    "sliding_window",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,17 +72,24 @@ class AnyLayer(Model):
             raise ValueError(
                 f"with dynamic scaling windows must have exactly {self.window} tokens, got {tokens.shape[1]}"
             )
-        pending = _Pending(set(layers), visit, None if rows is None else rows.to(self.device))
+        self._run(tokens, _Pending(set(layers), visit, None if rows is None else rows.to(self.device)))
+
+    def _run(self, tokens: Int[Tensor, "B T"], pending: "_Pending") -> None:
         reset = _PENDING.set(pending)
         try:
             with contextlib.suppress(_Finished):
                 self.module(input_ids=tokens.long(), use_cache=False)
+        except ModelError as error:
+            raise ModelError(f"{self.name}: {error}") from error
         finally:
             _PENDING.reset(reset)
         if pending.layers:
-            raise ModelError(
-                f"{self.name}: the layers {sorted(pending.layers)} have no attention that can be read"
-            )
+            raise ModelError(f"{self.name}: layers {sorted(pending.layers)} have no attention that can be read")
+
+    @torch.inference_mode()
+    def check(self, layers: Sequence[int]) -> None:
+        """Raise ``ModelError`` if attention of these layers is refused; two tokens are enough to find out."""
+        self._run(torch.zeros(1, 2, dtype=torch.int64, device=self.device), _Pending(set(layers), _ignore, None))
 
 
 def load_any_layer(
@@ -120,7 +135,7 @@ def load_any_layer(
         raise ModelError(
             f"{checkpoint.name}: the checkpoint lacks {', '.join(absent[:5])}, or has it in another shape"
         )
-    return AnyLayer(
+    loaded = AnyLayer(
         name=checkpoint.name,
         hash=checkpoint.hash,
         num_layers=num_layers,
@@ -131,6 +146,8 @@ def load_any_layer(
         dtype=dtype,
         module=module.eval().to(device),
     )
+    loaded.check(layers)
+    return loaded
 
 
 def _shorten(config: PreTrainedConfig, depth: int) -> None:
@@ -176,6 +193,10 @@ class _Pending:
 _PENDING: ContextVar[_Pending] = ContextVar("pending")
 
 
+def _ignore(_: LayerAttention) -> None:
+    pass
+
+
 class _Finished(Exception):
     """The last asked layer has been shown: what remains of the forward pass is not needed."""
 
@@ -215,13 +236,9 @@ def _check_call(module: nn.Module, length: int, mask: Tensor | None, options: di
         raise ModelError(
             f"{type(module).__name__} reaches only {reach} tokens back, less than a window of {length}"
         )
-    known = _HARMLESS | {"is_causal", "sliding_window"}
-    if other := sorted(
-        name for name, value in options.items() if name not in known and value not in (None, False)
-    ):
-        raise ModelError(
-            f"{type(module).__name__} uses {', '.join(other)}, which the moments do not describe"
-        )
+    used = {name for name, value in options.items() if value is not None and value is not False}
+    if other := sorted(used - _HARMLESS):
+        raise ModelError(f"{type(module).__name__} uses {', '.join(other)}, which the moments do not describe")
 
 
 def _no_mask(

@@ -7,6 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from longattn.report.svg import (
+    Number,
+    Points,
     Scale,
     drawing,
     element,
@@ -26,7 +28,7 @@ Quantity = Mapping[str, Any]
 class Mark:
     """A value to point out on the horizontal axis."""
 
-    value: float
+    value: Number
     text: str
     kind: str
     """``null`` or ``cut``: its colour."""
@@ -55,7 +57,7 @@ def histogram(title: str, quantity: Quantity, marks: Sequence[Mark] = ()) -> Mar
     )
 
 
-def _with_marks(low: float, high: float, marks: Sequence[Mark]) -> tuple[float, float]:
+def _with_marks(low: Number, high: Number, marks: Sequence[Mark]) -> tuple[Number, Number]:
     """The range of the axis, widened for a mark that lies not too far outside."""
     reach = 0.75 * (high - low)
     near = [mark.value for mark in marks if low - reach <= mark.value <= high + reach]
@@ -63,7 +65,7 @@ def _with_marks(low: float, high: float, marks: Sequence[Mark]) -> tuple[float, 
     return min([low, *(value - pad for value in near)]), max([high, *(value + pad for value in near)])
 
 
-def _steps(edges: Sequence[float], counts: Sequence[int], x: Scale, y: Scale, class_: str) -> Markup:
+def _steps(edges: Sequence[Number], counts: Sequence[int], x: Scale, y: Scale, class_: str) -> Markup:
     """The outline of a histogram's bars as one shape."""
     points = [(x(edges[0]), y(0))]
     for left, right, count in zip(edges, edges[1:], counts, strict=False):
@@ -71,7 +73,7 @@ def _steps(edges: Sequence[float], counts: Sequence[int], x: Scale, y: Scale, cl
     return polygon([*points, (x(edges[-1]), y(0))], class_)
 
 
-def _horizontal_axis(x: Scale, base: float, name: str) -> list[Markup]:
+def _horizontal_axis(x: Scale, base: Number, name: str) -> list[Markup]:
     exponent = power_of_ten(max(abs(x.low), abs(x.high)))
     unit = 10.0**exponent
     ticks = Scale(x.low / unit, x.high / unit, x.start, x.stop)
@@ -84,7 +86,7 @@ def _horizontal_axis(x: Scale, base: float, name: str) -> list[Markup]:
     ]
 
 
-def _mark(mark: Mark, x: Scale, low: float, high: float) -> Markup:
+def _mark(mark: Mark, x: Scale, low: Number, high: Number) -> Markup:
     """A line with its word on top, or an arrow at the border for a value that is off the picture."""
     if low <= mark.value <= high:
         place = x(mark.value)
@@ -99,8 +101,8 @@ def _mark(mark: Mark, x: Scale, low: float, high: float) -> Markup:
     return label(WIDTH - RIGHT if right else LEFT, TOP + 2, text, mark.kind, "end" if right else "start")
 
 
-def distance_chart(title: str, by_distance: Mapping[int, Quantity], null: Mapping[int, float]) -> Markup:
-    """DS minus its uniform null at every measured distance: quantile bands of all windows, and two medians."""
+def distance_chart(title: str, by_distance: Mapping[int, Quantity], null: Mapping[int, Number]) -> Markup:
+    """DS minus its uniform null at every measured distance: quantile bands of windows, and medians."""
     distances = sorted(set(by_distance) & set(null))
     bands = {
         percent: [by_distance[d]["scored"]["quantiles"][str(percent)] - null[d] for d in distances]
@@ -113,7 +115,7 @@ def distance_chart(title: str, by_distance: Mapping[int, Quantity], null: Mappin
     y = Scale(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
     places = [left + 24 + i * (WIDTH - left - 58) / max(1, len(distances) - 1) for i in range(len(distances))]
 
-    def along(values: Sequence[float]) -> list[tuple[float, float]]:
+    def along(values: Sequence[Number]) -> list[tuple[Number, Number]]:
         return [(place, y(value)) for place, value in zip(places, values, strict=True)]
 
     return drawing(
@@ -134,7 +136,7 @@ def distance_chart(title: str, by_distance: Mapping[int, Quantity], null: Mappin
     )
 
 
-def _dots(points: Sequence[tuple[float, float]], class_: str) -> list[Markup]:
+def _dots(points: Points, class_: str) -> list[Markup]:
     return [element("circle", cx=x, cy=y, r=3, class_=class_) for x, y in points]
 
 
@@ -156,7 +158,7 @@ def token_bars(rows: Sequence[tuple[str, int, int]]) -> Markup:
     return drawing(width, 12 + len(rows) * row_height, "Tokens kept and scored per source", *parts)
 
 
-def compact(number: float) -> str:
+def compact(number: Number) -> str:
     """A count in three digits and a letter.
 
     >>> [compact(n) for n in (7, 12_345, 2_500_000, 20e9)]
@@ -172,9 +174,9 @@ def compact(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def _number(value: float) -> str:
+def _number(value: Number) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-def _signed(value: float) -> str:
+def _signed(value: Number) -> str:
     return "0" if value == 0 else f"{value:+.3g}".replace("-", "−")

@@ -76,7 +76,7 @@ def gather(
 ) -> ReportData:
     """Collect a report's data from a run that has been selected.
 
-    ``texts`` returns the texts of windows by id; None leaves texts out, for a corpus that nobody should look into.
+    ``texts`` returns the texts of windows by id; None leaves them out, for a corpus that is not to be shown.
     """
     if not (run.root / "selection.parquet").exists():
         raise RunError(f"{run.root} has no selection.parquet; select before reporting")
@@ -115,7 +115,7 @@ def best_and_worst(selection: Path, count: int) -> tuple[dict[str, list[Example]
 
 def _by_source(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
     """The scored rows of each source."""
-    scored = batch.filter(pc.is_valid(batch["score"]))
+    scored = batch.filter(pc.field("score").is_valid())
     for source in scored["source"].unique().to_pylist():
         yield source, scored.filter(pc.field("source") == source)
 

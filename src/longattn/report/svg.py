@@ -1,4 +1,4 @@
-"""A few SVG elements as safe markup: values are escaped, numbers are short, colours come from the page's style."""
+"""A few SVG elements as safe markup: values are escaped, colours come from the page's style."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-Value = str | int | float
+Number = int | float
+Points = Sequence[tuple[Number, Number]]
 
 
-def element(name: str, *children: Markup | str, **attributes: Value) -> Markup:
-    """An element; attribute names lose a trailing ``_`` and have ``-`` for ``_`` within.
+def element(name: str, *children: Markup | str, **attributes: Number | str) -> Markup:
+    """An element; attribute names lose a last ``_`` and get ``-`` for the others.
 
     >>> element("text", "a<b", x=1.0, class_="label", text_anchor="end")
     Markup('<text x="1" class="label" text-anchor="end">a&lt;b</text>')
@@ -22,45 +23,40 @@ def element(name: str, *children: Markup | str, **attributes: Value) -> Markup:
     return Markup("<{}{}>{}</{}>").format(name, pairs, Markup("").join(children), name)
 
 
-def drawing(width: float, height: float, title: str, *children: Markup) -> Markup:
-    """A picture of this size, which is also its shape when it is scaled; ``title`` is read to who cannot see it."""
+def drawing(width: Number, height: Number, title: str, *children: Markup) -> Markup:
+    """A picture of this size, or shape when it is scaled; ``title`` is for those who cannot see it."""
     return element(
         "svg", element("title", title), *children, viewBox=f"0 0 {short(width)} {short(height)}", role="img"
     )
 
 
-def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+def line(x1: Number, y1: Number, x2: Number, y2: Number, class_: str) -> Markup:
     """A straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def label(x: float, y: float, text: str, class_: str = "tick", anchor: str = "middle") -> Markup:
+def label(x: Number, y: Number, text: str, class_: str = "tick", anchor: str = "middle") -> Markup:
     """A line of text; ``anchor`` is ``start``, ``middle`` or ``end``."""
     return element("text", text, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
-def polygon(points: Sequence[tuple[float, float]], class_: str) -> Markup:
+def polygon(points: Points, class_: str) -> Markup:
     """A filled shape."""
     return element("polygon", points=_pairs(points), class_=class_)
 
 
-def polyline(points: Sequence[tuple[float, float]], class_: str) -> Markup:
+def polyline(points: Points, class_: str) -> Markup:
     """A line through points."""
     return element("polyline", points=_pairs(points), class_=class_)
 
 
-def short(value: Value) -> str:
+def short(value: Number | str) -> str:
     """A number with two decimals at most; text as it is."""
-    return (
-        value
-        if isinstance(value, str)
-        else f"{value:.2f}".rstrip("0").rstrip(".").replace("-0", "0")
-        if abs(value) < 0.005
-        else f"{value:.2f}".rstrip("0").rstrip(".")
-    )
+    # adding 0.0 turns -0.0 into 0.0
+    return value if isinstance(value, str) else f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")
 
 
-def _pairs(points: Sequence[tuple[float, float]]) -> str:
+def _pairs(points: Points) -> str:
     return " ".join(f"{short(x)},{short(y)}" for x, y in points)
 
 
@@ -68,12 +64,12 @@ def _pairs(points: Sequence[tuple[float, float]]) -> str:
 class Scale:
     """A straight map from values to a stretch of the picture."""
 
-    low: float
-    high: float
-    start: float
-    stop: float
+    low: Number
+    high: Number
+    start: Number
+    stop: Number
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: Number) -> float:
         """Where the value is; beyond the ends of the stretch for values beyond ``low`` and ``high``."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
@@ -91,7 +87,7 @@ class Scale:
         return [round(k * step, digits) for k in range(first, last + 1)]
 
 
-def power_of_ten(largest: float) -> int:
+def power_of_ten(largest: Number) -> int:
     """The exponent to take out of an axis so that its labels stay short; 0 where they are short as they are.
 
     >>> power_of_ten(4.4e-10), power_of_ten(0.4), power_of_ten(12.0)

@@ -1,4 +1,4 @@
-"""Corpus text made fit to be looked at: nothing in it moves the cursor, hides, or turns around what follows."""
+"""Corpus text made fit to be looked at: nothing in it hides, or turns around what follows."""
 
 import unicodedata
 

@@ -104,7 +104,7 @@ def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit], 
 
 def _mark(database: Database, reason: str, places: set[int]) -> None:
     database.lend("dropped", pa.table({"place": pa.array(sorted(places), pa.int64())}))
-    database.run(f"UPDATE ranked SET reason = {text(reason)} FROM dropped WHERE ranked.rowid = dropped.place")
+    database.run(f"UPDATE ranked SET reason = {text(reason)} WHERE rowid IN (SELECT place FROM dropped)")
 
 
 def _overlapping(database: Database, max_overlap: float) -> set[int]:
@@ -113,17 +113,19 @@ def _overlapping(database: Database, max_overlap: float) -> set[int]:
     # the longest window apart, hence lie in the same or in adjacent stretches of that length.
     pairs = f"""
         WITH candidates AS (
-            SELECT rowid AS place, doc_id, start, start + num_tokens AS stop, num_tokens
+            SELECT rowid AS place, hash(doc_id) AS document, start, start + num_tokens AS stop, num_tokens
             FROM ranked WHERE reason = 'below_cut'
         ), extent AS (
             SELECT min(num_tokens) AS shortest, max(num_tokens) AS longest FROM candidates
+        ), reaching AS (
+            SELECT *,
+                max(stop) OVER (reading_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - start AS into_earlier,
+                stop - lead(start) OVER reading_order AS into_next
+            FROM candidates WINDOW reading_order AS (PARTITION BY document ORDER BY start, place)
         ), touching AS (
-            SELECT *, start // (SELECT longest FROM extent) AS stretch FROM candidates
-            WINDOW
-                before AS (PARTITION BY hash(doc_id) ORDER BY start, place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-                document AS (PARTITION BY hash(doc_id) ORDER BY start, place)
-            QUALIFY greatest(max(stop) OVER before - start, stop - lead(start) OVER document)
-                > {max_overlap!r}::DOUBLE * (SELECT shortest FROM extent)
+            SELECT place, doc_id, reaching.start, stop, reaching.num_tokens, reaching.start // longest AS stretch
+            FROM reaching JOIN ranked ON ranked.rowid = place, extent
+            WHERE greatest(into_earlier, into_next) > {max_overlap!r}::DOUBLE * shortest
         )
         SELECT worse.place AS worse, better.place AS better
         FROM touching AS worse
@@ -131,7 +133,7 @@ def _overlapping(database: Database, max_overlap: float) -> set[int]:
             ON worse.doc_id = better.doc_id AND worse.stretch = better.nearby AND better.place < worse.place
         WHERE least(worse.stop, better.stop) - greatest(worse.start, better.start)
             > {max_overlap!r}::DOUBLE * worse.num_tokens
-        ORDER BY worse.place
+        ORDER BY worse
     """
     dropped: set[int] = set()
     for chunk in database.stream(pairs):

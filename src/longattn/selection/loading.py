@@ -211,7 +211,7 @@ def mark_duplicates(database: Database) -> list[Reject]:
         )
         WHERE reading > 1 OR copy > 1
     """)
-    database.run("UPDATE loaded SET duplicate = true FROM repeated WHERE loaded.rowid = repeated.row")
+    database.run("UPDATE loaded SET duplicate = true WHERE rowid IN (SELECT row FROM repeated)")
     return [
         Reject(file, position, None, "duplicate_id", f"document id {doc_id!r} was read before, at {first}:{first_position}")
         for doc_id, file, position, first, first_position in database.rows("""

@@ -19,9 +19,12 @@ from longattn.expressions import (
     walk,
     zscore,
 )
-from longattn.selection.database import Database
+from longattn.selection.database import Database, text
 from longattn.selection.loading import Inputs
 from longattn.selection.moments import is_number, moments_by, number
+
+REASONS = ("kept", "below_cut", "overlap", "near_duplicate", "duplicate_id", "filtered", "non_finite")
+"""What can become of a window, in the words of the selection file."""
 
 
 def combined_score(weights: Mapping[str, float], scores: Mapping[str, Expression], inputs: Inputs) -> Expression:
@@ -88,18 +91,20 @@ def score_windows(
     """)
     to_text, remarks = _standardise(database, [score, *readings.values()], columns)
     shown = "".join(f", {number(to_text(reading))} AS reading_{i}" for i, reading in enumerate(readings.values()))
+    # one byte a row, because marking a tenth of the rows with a string takes longer than sorting them all
+    database.run(f"CREATE TYPE reason AS ENUM ({', '.join(map(text, REASONS))})")
     database.run(f"""
         CREATE TABLE ranked AS
         SELECT window_id, doc_id, source, start, num_tokens, char_start, char_end, row{shown},
             CASE WHEN usable THEN {number(to_text(score))} END AS score,
-            CASE
+            CAST(CASE
                 WHEN duplicate THEN 'duplicate_id'
                 WHEN score IS NULL THEN 'non_finite'
                 WHEN NOT passes THEN 'filtered'
                 ELSE 'below_cut'
-            END AS reason
+            END AS reason) AS reason
         FROM scorable LEFT JOIN scales USING (peers)
-        ORDER BY source, score DESC NULLS LAST, window_id, file, position
+        ORDER BY source, score DESC NULLS LAST, window_id, CASE WHEN duplicate THEN hash(file, position) END
     """)
     return remarks
 

@@ -84,11 +84,16 @@ def summarise(database: Database, readings: Sequence[str]) -> dict[str, SourceSu
     names = {"score": "score"} | {name: f"reading_{i}" for i, name in enumerate(readings)}
     quantities = {name: _quantity(database, column) for name, column in names.items()}
     totals = database.rows("""
-        SELECT source, count(*), sum(num_tokens), count(DISTINCT hash(doc_id)),
-            count(score), coalesce(sum(num_tokens) FILTER (score IS NOT NULL), 0),
-            count(*) FILTER (kept), coalesce(sum(num_tokens) FILTER (kept), 0),
-            count(DISTINCT hash(doc_id)) FILTER (kept), min(score) FILTER (kept)
-        FROM (SELECT *, reason = 'kept' AS kept FROM ranked) GROUP BY source ORDER BY source
+        SELECT source, sum(windows), sum(tokens), count(*), sum(scored), sum(scored_tokens),
+            sum(kept), sum(kept_tokens), count(*) FILTER (kept > 0), min(cut_score)
+        FROM (
+            SELECT source, count(*) AS windows, sum(num_tokens) AS tokens,
+                count(score) AS scored, sum(if(score IS NULL, 0, num_tokens)) AS scored_tokens,
+                count_if(reason = 'kept') AS kept, sum(if(reason = 'kept', num_tokens, 0)) AS kept_tokens,
+                min(score) FILTER (reason = 'kept') AS cut_score
+            FROM ranked GROUP BY source, hash(doc_id)
+        )
+        GROUP BY source ORDER BY source
     """)
     return {
         source: SourceSummary(

@@ -1,0 +1,171 @@
+"""Parquet: columns of every kind that can hold text, bad rows, bad files, splits by row group."""
+
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from longattn.corpus import REASONS, list_units, read_unit
+from longattn.records import Document, Reject
+from longattn.settings import Corpus
+
+
+@pytest.fixture
+def write_table(tmp_path):
+    def write(name="a.parquet", *, row_group_size=None, schema=None, **columns):
+        table = pa.table(columns, schema=schema)
+        pq.write_table(table, tmp_path / name, row_group_size=row_group_size, write_page_checksum=True)
+        return tmp_path / name
+
+    return write
+
+
+TEXT_TYPES = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.binary(),
+    pa.large_binary(),
+    pa.dictionary(pa.int32(), pa.string()),
+]
+
+
+@pytest.mark.parametrize("type", TEXT_TYPES, ids=str)
+def test_text_may_be_any_string_or_bytes(write_table, read, type):
+    file = write_table(text=pa.array(["a", None, "\u00fc"], pa.string()).cast(type), id=pa.array([1, 2, 3]))
+    first, null, third = read(file)
+    assert first == Document("1", "all", "a", str(file), position=0)
+    assert (null.reason, null.position, null.line) == ("missing_text", 1, None)
+    assert (third.text, third.position) == ("\u00fc", 2)
+
+
+def test_an_id_that_is_missing_is_file_and_row(write_table, read):
+    file = write_table(text=["a", "b"])
+    assert [document.id for document in read(file)] == [f"{file}:0", f"{file}:1"]
+
+
+def test_bad_rows_cost_only_themselves(write_table, read):
+    bad = pa.array([b"a", b"\xff", b"b"], pa.binary())
+    not_utf8 = pa.StringArray.from_buffers(3, bad.buffers()[1], bad.buffers()[2])
+    for text in (bad, not_utf8):
+        records = read(write_table(text=text))
+        assert [getattr(record, "reason", None) for record in records] == [None, "invalid_utf8", None]
+    records = read(write_table(text=["a", "", " \n", "b"], id=[0.5, 1, 2, 3]))
+    assert [getattr(record, "reason", None) for record in records] == ["bad_id", "empty", "empty", "bad_id"]
+
+
+def test_a_text_beyond_the_limit_is_rejected(write_table, read):
+    records = read(write_table(text=["\u00fc" * 60, "\u00fc" * 50]), max_doc_bytes=100)
+    assert [getattr(record, "reason", None) for record in records] == ["too_large", None]
+
+
+@pytest.mark.parametrize(
+    "columns, reason, said",
+    [
+        ({"body": ["a"] * 99, "id": range(99)}, "missing_text", "body, id"),
+        ({"text": range(99)}, "text_not_string", "int64"),
+        ({"text": [["a"]] * 99}, "text_not_string", "list"),
+    ],
+)
+def test_a_file_without_a_text_column_is_one_reject(write_table, read, columns, reason, said):
+    file = write_table(row_group_size=10, **{name: list(column) for name, column in columns.items()})
+    (reject,) = read(file, unit_bytes=100)
+    assert (reject.reason, reject.position) == (reason, 0)
+    assert said in reject.detail
+
+
+def test_a_column_of_nulls_is_a_reject_per_row(write_table, read):
+    assert [record.reason for record in read(write_table(text=pa.nulls(3)))] == ["missing_text"] * 3
+
+
+def test_structs_are_reached_by_dotted_names(write_table, read):
+    file = write_table(
+        doc=[{"text": "a", "more": 1}, None],
+        meta=[{"id": 7, "kind": "k"}] * 2,
+        **{"meta.id": ["whole", "name"]},
+    )
+    names = {"text_field": "doc.text", "id_field": "meta.id", "source_field": "meta.kind"}
+    first, second = read(file, fields=("doc.more",), **names)
+    assert (first.text, first.id, first.source, first.fields) == ("a", "whole", "k", {"doc.more": 1})
+    assert second.reason == "missing_text"
+    (first, _) = read(file, fields=("*",), **names)
+    assert first.fields == {"doc": {"more": 1}, "meta": {"id": 7}}
+
+
+def test_only_the_needed_columns_are_read(write_table, read, monkeypatch):
+    seen = []
+    iter_batches = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "iter_batches",
+        lambda self, **options: seen.append(options["columns"]) or iter_batches(self, **options),
+    )
+    file = write_table(text=["a"], id=["x"], huge=["y"], kind=["z"])
+    read(file, fields=("kind",))
+    assert seen == [["id", "kind", "text"]]
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 3000, 10**9])
+def test_row_groups_are_split_into_units_and_rows_keep_their_numbers(write_table, read, unit_bytes):
+    texts = [f"{n} " + "x" * (n % 700) for n in range(200)]
+    file = write_table(text=texts, row_group_size=7)
+    documents = read(file, unit_bytes=unit_bytes)
+    assert [document.text for document in documents] == texts
+    assert [document.position for document in documents] == list(range(200))
+    units = list_units(Corpus(inputs=(str(file),), unit_bytes=unit_bytes))
+    assert (len(units) == 29) if unit_bytes == 1 else (len(units) == 1) == (unit_bytes == 10**9)
+
+
+def test_no_rows_are_no_documents(write_table, read):
+    assert read(write_table(text=pa.array([], pa.string()))) == []
+
+
+def test_a_batch_holds_few_long_rows(write_table, read, monkeypatch):
+    sizes = []
+    iter_batches = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "iter_batches",
+        lambda self, **options: sizes.append(options["batch_size"]) or iter_batches(self, **options),
+    )
+    read(write_table(text=["a"] * 5000))
+    read(write_table("b.parquet", text=[str(n) * 3_000_000 for n in range(4)]))
+    assert sizes[0] == 1024
+    assert sizes[1] <= 3
+
+
+def test_mutated_files_end_in_rejects_and_never_in_an_exception(write_table, read):
+    """With page checksums, no changed page passes for a good one."""
+    rng = random.Random(20260722)
+    texts = [f"{n} {n**5 % 9973} text" for n in range(300)]
+    file = write_table(text=texts, id=list(map(str, range(300))), row_group_size=100)
+    data = file.read_bytes()
+    for _ in range(150):
+        mutated = bytearray(data)
+        where = rng.randrange(len(data))
+        kind = rng.randrange(3)
+        if kind == 0:
+            mutated[where] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            del mutated[where:]
+        else:
+            mutated[where : where + 64] = bytes(len(mutated[where : where + 64]))
+        file.write_bytes(mutated)
+        records = read(file)
+        assert all(record.text == texts[record.position] for record in records if isinstance(record, Document))
+        assert all(record.reason in REASONS for record in records if isinstance(record, Reject))
+        assert len(records) == 300 or isinstance(records[-1], Reject), (kind, where)
+
+
+def test_a_page_that_fails_leaves_the_rows_before_it(write_table):
+    file = write_table(text=[f"{n} {n**5 % 9973} text" for n in range(300)], row_group_size=100)
+    start = pq.read_metadata(file).row_group(2).column(0).dictionary_page_offset
+    data = bytearray(file.read_bytes())
+    data[start + 60] ^= 1
+    file.write_bytes(data)
+    corpus = Corpus(inputs=(str(file),))
+    (unit,) = list_units(corpus)
+    *documents, reject = read_unit(unit, corpus)
+    assert len(documents) == 200
+    assert (reject.reason, reject.position) == ("unreadable", 200)

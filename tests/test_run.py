@@ -1,0 +1,258 @@
+"""Whole runs on a tiny model: the ledger balances, and nothing that must not matter changes a byte."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from longattn import verbs
+from longattn.errors import CorpusError, RunError
+from longattn.measuring import LedgerError, ledger
+from longattn.recipes import Recipe
+from longattn.settings import Compute, Corpus, Exporting, Model, Selecting, Windowing
+
+INLINE = Compute(workers=0, devices=("cpu",), threads=1)
+LENGTH = 64
+
+
+def text(seed: int, characters: int) -> str:
+    words = "the far key of a row in this window and some other words that come back".split()
+    chosen = random.Random(seed)
+    return " ".join(chosen.choice(words) for _ in range(characters))[:characters]
+
+
+def write_corpus(folder: Path, files: int = 3, documents: int = 8) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for f in range(files):
+        lines = [
+            orjson.dumps({"id": f"{f}-{d}", "text": text(100 * f + d, 40 + 37 * d), "kind": "ab"[d % 2]})
+            for d in range(documents)
+        ]
+        (folder / f"part-{f}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    return folder
+
+
+@pytest.fixture
+def recipe(tiny_model_folder, tmp_path):
+    return Recipe(
+        corpus=Corpus(inputs=(str(write_corpus(tmp_path / "corpus")),), source_field="kind", unit_bytes=1000),
+        window=Windowing(length=LENGTH),
+        model=Model(name=str(tiny_model_folder)),
+        scorers=("longattn", "length", "random"),
+        select=Selecting(share=0.4),
+    )
+
+
+def selected(recipe: Recipe, output: Path, compute: Compute = INLINE) -> bytes:
+    verbs.measure(recipe, output, compute)
+    verbs.select(recipe, output)
+    return (output / "selection.parquet").read_bytes()
+
+
+def test_a_run_leaves_everything_that_was_promised(recipe, tmp_path):
+    out = tmp_path / "run"
+    selected(recipe, out)
+    summary = verbs.export_selection(recipe, out)
+    page = verbs.write_report(recipe, out)
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    table = pq.read_table(out / "selection.parquet")
+    assert table.column_names == [
+        "window_id", "doc_id", "source", "start", "num_tokens", "char_start", "char_end",
+        "ds", "du", "score", "rank", "kept", "reason",
+    ]  # fmt: skip
+    assert summary.num_windows == sum(table["kept"].to_pylist()) > 0
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    assert {"recipe", "model", "tables", "versions", "ledger", "selection"} <= set(manifest)
+    texts = {
+        row["id"]: row["text"]
+        for file in sorted((tmp_path / "corpus").iterdir())
+        for row in map(orjson.loads, file.read_bytes().splitlines())
+    }
+    exported = pq.read_table(out / "export").to_pylist()
+    assert exported
+    for row in exported:
+        # the tiny model's tokens are bytes, so a window of 64 tokens is 64 characters of the document
+        assert row["text"] == texts[row["doc_id"]][row["start"] : row["start"] + LENGTH]
+    assert list(verbs.verify(out)) == []
+
+
+def test_the_ledger_balances_with_every_kind_of_record(recipe, tmp_path):
+    bad = tmp_path / "corpus" / "part-9.jsonl"
+    bad.write_bytes(
+        b'{"id": "ok", "text": "' + b"x" * 70 + b'"}\n'
+        b"not json\n"
+        b'{"id": "none"}\n'
+        b'{"id": "number", "text": 5}\n'
+        b'{"id": "empty", "text": ""}\n'
+        b'{"id": "bad utf-8", "text": "\xff"}\n'
+        b'{"id": "0-7", "text": "' + b"y" * 70 + b'"}\n'
+    )
+    recipe = replace(recipe, corpus=replace(recipe.corpus, source="other"))
+    counts = verbs.measure(recipe, tmp_path / "run", INLINE)
+    rejected = {key: n for key, n in counts.items() if key.startswith("rejected.")}
+    assert rejected == {
+        "rejected.bad_json": 1,
+        "rejected.missing_text": 1,
+        "rejected.text_not_string": 1,
+        "rejected.empty": 1,
+        "rejected.invalid_utf8": 1,
+        "rejected.duplicate_id": 1,
+    }
+    assert counts["documents"] == counts["windowed"] + counts["too_short"] + 6 == 24 + 7
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
+    assert [(line["reason"], line["line"]) for line in lines] == [
+        ("bad_json", 2), ("missing_text", 3), ("text_not_string", 4), ("empty", 5), ("invalid_utf8", 6),
+        ("duplicate_id", 7),
+    ]  # fmt: skip
+    assert all(line["file"].endswith("part-9.jsonl") for line in lines)
+
+
+def test_line_numbers_of_rejects_are_the_files_own(recipe, tmp_path):
+    """The file is split into byte ranges, each of which counts its own lines."""
+    path = tmp_path / "long.jsonl"
+    good = orjson.dumps({"text": text(1, 300), "kind": "a"})
+    path.write_bytes(b"\n".join([good] * 10 + [b"broken"] + [good] * 10 + [b"broken too"]) + b"\n")
+    corpus = replace(recipe.corpus, inputs=(str(path),))
+    verbs.measure(replace(recipe, corpus=corpus, scorers=("random",)), tmp_path / "run", INLINE)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
+    assert [line["line"] for line in lines] == [11, 22]
+
+
+def test_too_many_bad_records_stop_the_run(recipe, tmp_path):
+    (tmp_path / "corpus" / "part-0.jsonl").write_bytes(b"{}\n" * 5)
+    recipe = replace(recipe, corpus=replace(recipe.corpus, max_errors=4))
+    with pytest.raises(CorpusError, match="5 records were rejected, more than max_errors=4"):
+        verbs.measure(recipe, tmp_path / "run", INLINE)
+    assert len((tmp_path / "run" / "rejects.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        Compute(workers=0, devices=("cpu",), threads=2),
+        Compute(workers=1, devices=("cpu",), threads=1),
+        Compute(workers=2, devices=("cpu", "cpu"), threads=1),
+    ],
+    ids=["threads", "processes", "two scorers"],
+)
+def test_how_the_work_is_spread_changes_no_byte(recipe, tmp_path, compute):
+    assert selected(recipe, tmp_path / "spread", compute) == selected(recipe, tmp_path / "inline")
+
+
+def test_shards_units_and_the_order_of_files_change_no_byte(recipe, tmp_path):
+    expected = selected(recipe, tmp_path / "whole")
+    for shard in ("2/3", "0/3", "1/3"):
+        verbs.measure(recipe, tmp_path / "shards", replace(INLINE, shard=shard))
+    verbs.select(recipe, tmp_path / "shards")
+    assert (tmp_path / "shards" / "selection.parquet").read_bytes() == expected
+    files = tuple(map(str, sorted((tmp_path / "corpus").iterdir(), reverse=True)))
+    other = replace(recipe, corpus=replace(recipe.corpus, inputs=files, unit_bytes=10**6))
+    assert selected(other, tmp_path / "other") == expected
+
+
+def test_files_added_later_are_measured_alone(recipe, tmp_path):
+    out = tmp_path / "run"
+    selected(recipe, out)
+    tables = {path: path.stat().st_mtime_ns for path in out.glob("tables/*/*.parquet")}
+    added = tmp_path / "corpus" / "another.jsonl"
+    added.write_bytes(orjson.dumps({"text": text(7, 500), "kind": "a"}) + b"\n")
+    verbs.measure(recipe, out, INLINE)
+    assert {path: path.stat().st_mtime_ns for path in tables} == tables
+    assert len(list(out.glob("tables/*/*.parquet"))) > len(tables)
+    assert selected(recipe, tmp_path / "at once") == selected(recipe, out)
+
+
+def test_a_limit_stops_early_and_wastes_nothing(recipe, tmp_path):
+    out = tmp_path / "run"
+    first = verbs.measure(recipe, out, replace(INLINE, limit=1))
+    assert 0 < first["windows"] < verbs.measure(recipe, out, INLINE)["windows"]
+    assert selected(recipe, out) == selected(recipe, tmp_path / "at once")
+
+
+def test_other_settings_never_meet_in_one_table(recipe, tmp_path):
+    out = tmp_path / "run"
+    selected(recipe, out)
+    other = replace(recipe, settings=replace(recipe.settings, longattn=replace(recipe.settings.longattn, skip_first=4)))
+    with pytest.raises(RunError, match="skip_first was 0, asked 4"):
+        verbs.select(other, out)
+    selected(other, out)
+    assert len(list(out.glob("tables/longattn-*"))) == 2
+
+
+def test_damaged_tables_are_told_from_whole_ones(recipe, tmp_path):
+    out = tmp_path / "run"
+    before = selected(recipe, out)
+    table = sorted(out.glob("tables/longattn-*/unit-*.parquet"))[0]
+    content = bytearray(table.read_bytes())
+    content[len(content) // 3] ^= 1
+    table.write_bytes(content)
+    assert [str(table) in message for message in verbs.verify(out)] == [True]
+    table.unlink()
+    assert selected(recipe, out) == before
+
+
+def test_a_ledger_that_does_not_balance_is_an_error(recipe, tmp_path):
+    verbs.measure(recipe, tmp_path / "run", INLINE)
+    job = verbs.prepare(recipe, tmp_path / "run")
+    receipt = sorted(job.documents.folder.glob("unit-*.json"))[0]
+    facts = json.loads(receipt.read_bytes())
+    facts["counts"]["documents"] += 1
+    receipt.write_text(json.dumps(facts))
+    with pytest.raises(LedgerError, match="are accounted for"):
+        ledger(job, job.run.plan())
+
+
+def test_two_processes_cannot_work_in_one_folder(recipe, tmp_path):
+    with verbs.RunFolder(tmp_path / "run").lock(), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
+        verbs.measure(recipe, tmp_path / "run", INLINE)
+
+
+def test_a_text_by_itself_has_readings(recipe):
+    short = verbs.score(text(3, 40), recipe)
+    assert (short.num_tokens, len(short.windows)) == (40, 1)
+    assert 0 < short.windows[0]["ds"] < 1
+    assert len(verbs.score(text(3, 200), recipe).windows) == 4
+    with pytest.raises(ValueError, match="at least 8 tokens"):
+        verbs.score("tiny", recipe)
+
+
+def test_an_estimate_measures_nothing(recipe, tmp_path):
+    guess = verbs.estimate(recipe, tmp_path / "run", INLINE)
+    assert guess.windows > 0
+    assert guess.seconds > 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["everything", "parent", "worker"])
+def test_killed_at_any_moment_the_same_command_finishes_the_same_run(recipe, tmp_path, victim):
+    """``kill -9`` at random moments; then the selection equals that of an undisturbed run."""
+    flags = [*recipe.corpus.inputs, "--corpus.source-field", "kind", "--corpus.unit-bytes", "300"]
+    flags += ["--window.length", str(LENGTH), "--model.name", recipe.model.name, "--select.share", "0.4"]
+    command = [sys.executable, "-m", "longattn.cli", "run", *flags, "--workers", "1", "--devices", "cpu"]
+    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
+    subprocess.run([*command, "--output", str(calm)], check=True, capture_output=True)
+    moments = random.Random(victim)
+    for _ in range(4):
+        process = subprocess.Popen([*command, "--output", str(disturbed)], start_new_session=True, stderr=-3, stdout=-3)
+        time.sleep(moments.uniform(1.5, 8))
+        if victim == "everything":
+            os.killpg(process.pid, signal.SIGKILL)
+        elif victim == "parent":
+            process.kill()
+        else:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for child in children[-1:]:
+                os.kill(int(child), signal.SIGKILL)
+        process.wait(timeout=120)
+    subprocess.run([*command, "--output", str(disturbed)], check=True, capture_output=True)
+    assert (disturbed / "selection.parquet").read_bytes() == (calm / "selection.parquet").read_bytes()

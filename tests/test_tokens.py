@@ -1,0 +1,243 @@
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Backend
+
+from longattn.errors import ModelError
+from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, Tokenizer, check_vocabulary
+
+WORDS = (
+    "The cat's 12 hats, don't 3.14 über naïve Straße x=y; <b>été</b> "
+    "東京 タワー здравствуй мир 👩‍👩‍👧 １２ ½ ² e\u0301"
+)
+TRAINING = [
+    WORDS,
+    WORDS.lower(),
+    "  if x:\n\treturn y\n\n\n  # done\r\n",
+    "aaaa bbbb  cccc\nab cd",
+    "a.\nb.\n1!\n",
+] * 3
+
+
+def byte_level(*steps: pre_tokenizers.PreTokenizer, nfc: bool = False, **model: object) -> Backend:
+    backend = Backend(models.BPE(**model))  # type: ignore[arg-type]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(list(steps))
+    backend.decoder = decoders.ByteLevel()
+    if nfc:
+        backend.normalizer = normalizers.NFC()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=alphabet, special_tokens=["<|end|>"], show_progress=False
+    )
+    backend.train_from_iterator(TRAINING, trainer)
+    return backend
+
+
+def split(pattern: str) -> list[pre_tokenizers.PreTokenizer]:
+    return [
+        pre_tokenizers.Split(Regex(pattern), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+
+
+def sentencepiece(
+    normalizer: normalizers.Normalizer | None, pre: pre_tokenizers.PreTokenizer | None, vocab_size: int = 200
+) -> Backend:
+    backend = Backend(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    # words are learned apart, as SentencePiece does, so that no token goes across two of them
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + vocab_size, special_tokens=["<unk>", "</s>", *byte_tokens], show_progress=False
+    )
+    backend.train_from_iterator([text.replace("東", "") for text in TRAINING], trainer)
+    state = json.loads(backend.to_str())
+    # only <unk> and </s> are special, bytes are plain tokens of the vocabulary
+    state["added_tokens"] = state["added_tokens"][:2]
+    backend = Backend.from_str(json.dumps(state))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre
+    return backend
+
+
+BLANKS = normalizers.Replace(" ", "▁")
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
+FAMILIES: dict[str, Callable[[], Backend]] = {
+    "gpt2": lambda: byte_level(BYTES),
+    "gpt2 with a prefix": lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True)),
+    "smollm": lambda: byte_level(pre_tokenizers.Digits(individual_digits=True), BYTES),
+    "starcoder with a prefix": lambda: byte_level(
+        pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=True)
+    ),
+    "falcon": lambda: byte_level(
+        pre_tokenizers.Punctuation("contiguous"),
+        BYTES,
+        pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
+    ),
+    "llama3": lambda: byte_level(*split(LLAMA3_SPLIT), ignore_merges=True),
+    "qwen2": lambda: byte_level(*split(QWEN2_SPLIT), nfc=True),
+    "tekken": lambda: byte_level(*split(TEKKEN_SPLIT)),
+    "llama2": lambda: sentencepiece(normalizers.Sequence([normalizers.Prepend("▁"), BLANKS]), None),
+    "gemma": lambda: sentencepiece(BLANKS, None),
+    "metaspace, one word": lambda: sentencepiece(
+        None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    ),
+    "metaspace, words": lambda: sentencepiece(None, pre_tokenizers.Metaspace(prepend_scheme="always")),
+    "metaspace, no prefix": lambda: sentencepiece(None, pre_tokenizers.Metaspace(prepend_scheme="never")),
+}
+
+
+def content(backend: Backend) -> bytes:
+    return backend.to_str().encode()
+
+
+@pytest.fixture(scope="module")
+def families() -> dict[str, tuple[Tokenizer, Tokenizer, Backend]]:
+    """Of each family: a tokenizer that cuts wherever it can, one that never does, and the library's own."""
+    made = {}
+    for name, make in FAMILIES.items():
+        backend = make()
+        whole = Tokenizer(content(backend), piece_chars=10**9)
+        backend.encode_special_tokens = True
+        made[name] = Tokenizer(content(backend), piece_chars=1), whole, backend
+    return made
+
+
+texts = st.lists(
+    st.one_of(
+        st.sampled_from(WORDS.split(" ")),
+        st.sampled_from(
+            ["a", "Z", "é", "東", "1", "½", "'s", ".", "\n", "\r\n", "\t", " ", "  ", "\u3000", "\u0301", "▁"]
+        ),
+        st.sampled_from([".\n", "!\n", ".\nb", "<|end|>", "</s>", "<unk>", "<0x41>"]),
+        st.text(max_size=3),
+    ),
+    max_size=30,
+).flatmap(lambda words: st.sampled_from([" ", "", "\n"]).map(lambda blank: blank.join(words)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(text=texts)
+def test_pieces_give_the_tokens_of_the_whole_document(families, family, text):
+    cutting, whole, backend = families[family]
+    pieces, expected = cutting.encode(text), backend.encode(text, add_special_tokens=False)
+    assert pieces.ids.tolist() == whole.encode(text).ids.tolist() == expected.ids
+    assert list(zip(pieces.char_starts.tolist(), pieces.char_ends.tolist(), strict=True)) == expected.offsets
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_known_family_is_cut(families, family):
+    text = "one two three four"
+    assert list(families[family][0]._pieces(text)) == [(0, 3), (3, 7), (7, 13), (13, 18)]
+
+
+def test_lines_of_numbers_are_cut_by_byte_level_tokenizers(families):
+    assert list(families["llama3"][0]._pieces("1,2\n3,4\n")) == [(0, 3), (3, 8)]
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    {
+        "a Unigram tokenizer": lambda: Backend(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)),
+        "a WordPiece tokenizer": lambda: Backend(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]")),
+        "the unknown split pattern": lambda: byte_level(*split(r"\w+ \w+")),
+        "a pre-tokenizer that does not end words": lambda: byte_level(pre_tokenizers.Digits(), split("x")[1]),
+        "BPE that is neither": lambda: Backend(models.BPE({"a": 0}, [])),
+        "SentencePiece tokens that go across words": lambda: Backend(
+            models.BPE({"▁": 0, "a": 1, "a▁": 2}, [("a", "▁")])
+        ),
+    }.items(),
+)
+def test_other_tokenizers_take_whole_documents_up_to_a_limit(name, make):
+    tokenizer = Tokenizer(content(make()), piece_chars=1, whole_chars=10)
+    tokenizer.encode("a a a")
+    with pytest.raises(ValueError, match=f"text has 11 characters; with {name}"):
+        tokenizer.encode("a" * 11)
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        (AddedToken("<think>", rstrip=True), "take in the blanks"),
+        (AddedToken("so what"), "contain blanks"),
+    ],
+)
+def test_added_tokens_that_could_lie_on_a_border_prevent_cutting(token, reason):
+    backend = byte_level(BYTES)
+    backend.add_tokens([token])
+    with pytest.raises(ValueError, match=reason):
+        Tokenizer(content(backend), whole_chars=1).encode("ab")
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "\n", "👨‍👩‍👧‍👦", "1", "。"])
+def test_a_text_without_borders_is_encoded_in_one_piece(families, unit):
+    cutting, whole, _ = families["llama3"]
+    text = unit * 20_000
+    assert cutting.encode(text).ids.tolist() == whole.encode(text).ids.tolist()
+    assert len(list(cutting._pieces(text))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["a", " ", "👨‍👩‍👧‍👦"])
+def test_ten_megabytes_without_a_border_are_encoded(families, unit):
+    text = unit * (10_000_000 // len(unit.encode()))
+    assert families["smollm"][0].encode(text).char_ends[-1] == len(text)
+
+
+def test_special_tokens_are_text_and_nothing_is_added():
+    backend = byte_level(BYTES)
+    backend.post_processor = processors.TemplateProcessing("<|end|> $A", special_tokens=[("<|end|>", 0)])
+    backend.enable_truncation(2)
+    backend.enable_padding(length=50)
+    tokenizer = Tokenizer(content(backend))
+    tokens = tokenizer.encode("a<|end|>b")
+    assert 0 not in tokens.ids
+    assert tokens.char_ends[-1] == len("a<|end|>b")
+    assert tokenizer.decode(tokens.ids) == "a<|end|>b"
+    assert tokenizer.decode([0]) == "<|end|>"
+
+
+def test_an_empty_text_has_no_tokens(families):
+    assert all(len(array) == 0 and array.dtype == np.uint32 for array in families["gpt2"][0].encode(""))
+
+
+def test_a_character_split_between_tokens_belongs_to_both(families):
+    tokens = families["gpt2"][0].encode("🦑")
+    assert len(tokens.ids) > 1
+    assert set(tokens.char_starts.tolist()) == {0}
+    assert set(tokens.char_ends.tolist()) == {1}
+
+
+def test_a_lone_surrogate_is_refused_with_its_position(families):
+    with pytest.raises(ValueError, match="lone surrogate at character 9"):
+        families["gpt2"][0].encode("well then\ud800")
+
+
+def test_the_hash_names_the_content(tmp_path):
+    data = content(byte_level(BYTES))
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    assert Tokenizer.load(tmp_path / "tokenizer.json").hash == Tokenizer(data).hash
+    assert Tokenizer(data + b"\n").hash != Tokenizer(data).hash
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"not a tokenizer\.json"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_ids_beyond_the_embeddings_are_refused():
+    backend = byte_level(BYTES)
+    backend.add_special_tokens(["<pad>"])
+    tokenizer = Tokenizer(content(backend))
+    # special tokens are never found in a text, so their ids need no embedding
+    check_vocabulary(tokenizer, backend.get_vocab_size() - 1)
+    with pytest.raises(ModelError, match="embeds only"):
+        check_vocabulary(tokenizer, backend.get_vocab_size() - 2)
