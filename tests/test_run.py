@@ -18,14 +18,14 @@ from longattn import verbs
 from longattn.errors import CorpusError, RunError
 from longattn.measuring import LedgerError, ledger
 from longattn.recipes import Recipe
-from longattn.settings import Compute, Corpus, Exporting, Model, Selecting, Windowing
+from longattn.settings import Compute, Corpus, Model, Selecting, Windowing
 
 INLINE = Compute(workers=0, devices=("cpu",), threads=1)
 LENGTH = 64
 
 
 def text(seed: int, characters: int) -> str:
-    words = "the far key of a row in this window and some other words that come back".split()
+    words = ["the", "far", "key", "of", "a", "row", "in", "this", "window", "and", "other", "words", "that", "come"]
     chosen = random.Random(seed)
     return " ".join(chosen.choice(words) for _ in range(characters))[:characters]
 
@@ -48,7 +48,7 @@ def recipe(tiny_model_folder, tmp_path):
         window=Windowing(length=LENGTH),
         model=Model(name=str(tiny_model_folder)),
         scorers=("longattn", "length", "random"),
-        select=Selecting(share=0.4),
+        keep=Selecting(share=0.4),
     )
 
 
@@ -63,7 +63,7 @@ def test_a_run_leaves_everything_that_was_promised(recipe, tmp_path):
     selected(recipe, out)
     summary = verbs.export_selection(recipe, out)
     page = verbs.write_report(recipe, out)
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     table = pq.read_table(out / "selection.parquet")
     assert table.column_names == [
         "window_id", "doc_id", "source", "start", "num_tokens", "char_start", "char_end",
@@ -138,14 +138,23 @@ def test_too_many_bad_records_stop_the_run(recipe, tmp_path):
 @pytest.mark.parametrize(
     "compute",
     [
-        Compute(workers=0, devices=("cpu",), threads=2),
         Compute(workers=1, devices=("cpu",), threads=1),
         Compute(workers=2, devices=("cpu", "cpu"), threads=1),
     ],
-    ids=["threads", "processes", "two scorers"],
+    ids=["processes", "two scorers"],
 )
 def test_how_the_work_is_spread_changes_no_byte(recipe, tmp_path, compute):
     assert selected(recipe, tmp_path / "spread", compute) == selected(recipe, tmp_path / "inline")
+
+
+def test_the_number_of_threads_changes_no_more_than_rounding(recipe, tmp_path):
+    """A matrix product may be added up in another order; what we add up ourselves is not."""
+    selected(recipe, tmp_path / "one")
+    selected(recipe, tmp_path / "two", replace(INLINE, threads=2))
+    one, two = (pq.read_table(tmp_path / name / "selection.parquet") for name in ("one", "two"))
+    assert one["window_id"] == two["window_id"]
+    assert one["ds"].to_numpy() == pytest.approx(two["ds"].to_numpy(), rel=1e-6)
+    assert one["du"].to_numpy() == pytest.approx(two["du"].to_numpy(), rel=1e-5)
 
 
 def test_shards_units_and_the_order_of_files_change_no_byte(recipe, tmp_path):
@@ -216,6 +225,39 @@ def test_two_processes_cannot_work_in_one_folder(recipe, tmp_path):
         verbs.measure(recipe, tmp_path / "run", INLINE)
 
 
+def test_every_scorer_measures_in_one_run_and_any_of_them_can_choose(recipe, tmp_path):
+    out = tmp_path / "run"
+    every = replace(recipe, scorers=("longattn", "token_null", "length", "random", "minhash"))
+    counts = verbs.measure(every, out, INLINE)
+    assert {counts[f"scored.{name}"] for name in every.scorers} == {counts["windows"]}
+    kept = {}
+    for name in every.scorers:
+        verbs.select(replace(every, keep=Selecting(weights={name: 1.0}, share=0.3)), out)
+        table = pq.read_table(out / "selection.parquet")
+        kept[name] = frozenset(table.filter(table["kept"])["window_id"].to_pylist())
+    assert len(set(kept.values())) == len(kept)
+    mixed = Selecting(weights={"longattn": 1.0, "length": 0.5, "token_null": -1.0}, near_duplicates=0.9)
+    assert verbs.select(replace(every, keep=mixed), out).sources["a"].kept > 0
+
+
+def test_the_pilot_of_token_null_is_fitted_once(recipe, tmp_path):
+    out = tmp_path / "run"
+    with_null = replace(recipe, scorers=("token_null",))
+    verbs.measure(with_null, out, INLINE)
+    (pilot,) = (out / "pilots").iterdir()
+    before = pilot.stat().st_mtime_ns
+    verbs.measure(with_null, out, INLINE)
+    assert pilot.stat().st_mtime_ns == before
+    assert len(list(out.glob("tables/token_null-*"))) == 1
+
+
+def test_cutting_needs_no_scorer_and_measuring_goes_on_from_it(recipe, tmp_path):
+    out = tmp_path / "run"
+    counts = verbs.cut(recipe, out, INLINE)
+    assert {folder.name.split("-")[0] for folder in (out / "tables").iterdir()} == {"documents", "windows"}
+    assert verbs.measure(recipe, out, INLINE)["windows"] == counts["windows"] > 0
+
+
 def test_a_text_by_itself_has_readings(recipe):
     short = verbs.score(text(3, 40), recipe)
     assert (short.num_tokens, len(short.windows)) == (40, 1)
@@ -237,7 +279,7 @@ def test_an_estimate_measures_nothing(recipe, tmp_path):
 def test_killed_at_any_moment_the_same_command_finishes_the_same_run(recipe, tmp_path, victim):
     """``kill -9`` at random moments; then the selection equals that of an undisturbed run."""
     flags = [*recipe.corpus.inputs, "--corpus.source-field", "kind", "--corpus.unit-bytes", "300"]
-    flags += ["--window.length", str(LENGTH), "--model.name", recipe.model.name, "--select.share", "0.4"]
+    flags += ["--window.length", str(LENGTH), "--model.name", recipe.model.name, "--keep.share", "0.4"]
     command = [sys.executable, "-m", "longattn.cli", "run", *flags, "--workers", "1", "--devices", "cpu"]
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
     subprocess.run([*command, "--output", str(calm)], check=True, capture_output=True)

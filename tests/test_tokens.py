@@ -13,8 +13,7 @@ from longattn.errors import ModelError
 from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, Tokenizer, check_vocabulary
 
 WORDS = (
-    "The cat's 12 hats, don't 3.14 über naïve Straße x=y; <b>été</b> "
-    "東京 タワー здравствуй мир 👩‍👩‍👧 １２ ½ ² e\u0301"
+    "The cat's 12 hats, don't 3.14 über naïve Straße x=y; <b>été</b> 東京 タワー здравствуй мир 👩‍👩‍👧 １２ ½ ² e\u0301"
 )
 TRAINING = [
     WORDS,
@@ -85,9 +84,7 @@ FAMILIES: dict[str, Callable[[], Backend]] = {
     "tekken": lambda: byte_level(*split(TEKKEN_SPLIT)),
     "llama2": lambda: sentencepiece(normalizers.Sequence([normalizers.Prepend("▁"), BLANKS]), None),
     "gemma": lambda: sentencepiece(BLANKS, None),
-    "metaspace, one word": lambda: sentencepiece(
-        None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    ),
+    "metaspace, one word": lambda: sentencepiece(None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)),
     "metaspace, words": lambda: sentencepiece(None, pre_tokenizers.Metaspace(prepend_scheme="always")),
     "metaspace, no prefix": lambda: sentencepiece(None, pre_tokenizers.Metaspace(prepend_scheme="never")),
 }
@@ -136,6 +133,13 @@ def test_pieces_give_the_tokens_of_the_whole_document(families, family, text):
 def test_every_known_family_is_cut(families, family):
     text = "one two three four"
     assert list(families[family][0]._pieces(text)) == [(0, 3), (3, 7), (7, 13), (13, 18)]
+
+
+def test_options_that_older_files_leave_out_are_understood():
+    spec = json.loads(FAMILIES["smollm"]().to_str())
+    for step in spec["pre_tokenizer"]["pretokenizers"]:
+        step.pop("use_regex", None)
+    assert len(list(Tokenizer(json.dumps(spec).encode(), piece_chars=1)._pieces("one two"))) == 2
 
 
 def test_lines_of_numbers_are_cut_by_byte_level_tokenizers(families):

@@ -1,6 +1,7 @@
 """Select long-context training data by measured long-range dependency.
 
-Letters in tensor shapes: B windows, R query rows, T tokens (keys), H query heads, G key heads, K head size, D distances.
+Letters in tensor shapes: B windows, R query rows, T tokens (keys), H query heads, G key heads, K head size,
+D distances.
 """
 
 from importlib import import_module

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -29,7 +29,7 @@ A run goes through **plan, cut, measure, select, export, report**; `run` does al
     longattn run books=books.jsonl.zst code=src/ --output RUN
 
 Measuring is the long part and is never repeated: stop it at any time, run the same command again, and choose
-anew with `longattn select RUN --longattn.alpha 1 --select.share 0.2` in seconds.
+anew with `longattn select RUN --longattn.alpha 1 --keep.share 0.2` in seconds.
 
 Every setting is a flag, a key of a TOML or YAML file (`--config`), and a variable (`LONGATTN_WINDOW_LENGTH`);
 flags win over variables, variables over files, files over the recipe.
@@ -178,9 +178,7 @@ def status(folder: Folder) -> int:
         left = attempt["seconds_left"]
         remaining = f", {left / 60:.0f} min left" if left is not None else ""
         rate = f"{attempt['tokens_per_second']:,.0f} tokens/s"
-        _say(
-            f"  process {attempt['pid']} on {attempt['host']}: {attempt['windows']} windows, {rate}{remaining}"
-        )
+        _say(f"  process {attempt['pid']} on {attempt['host']}: {attempt['windows']} windows, {rate}{remaining}")
     _say("selected: " + ("yes" if state.selected else "not yet"))
     return 0
 
@@ -192,9 +190,7 @@ def score(file: Path, *, recipe: Everything = Recipe(), device: str = "cpu") -> 
 
     text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     result = verbs.score(text, recipe, device)
-    _say(
-        f"{result.num_tokens} tokens, {len(result.windows)} windows; uniform attention has DS {result.null['ds']:.4f}"
-    )
+    _say(f"{result.num_tokens} tokens, {len(result.windows)} windows; uniform attention has DS {result.null['ds']:.4f}")
     for row in result.windows:
         far = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name.startswith("ds@"))
         _say(
@@ -215,13 +211,16 @@ def _launch(
     config: Annotated[
         Path | None, Parameter(help="TOML or YAML file with settings, by the names of the flags.")
     ] = None,
-    recipe: Annotated[Literal[tuple(RECIPES)], Parameter(help="Settings to begin from.")] = "laptop",
+    recipe: Annotated[str, Parameter(help=f"Settings to begin from: {', '.join(RECIPES)}.")] = "laptop",
     debug: Annotated[bool, Parameter(help="Show the traceback of an error.")] = False,
 ) -> int:
     sources: list[Any] = [cyclopts.config.Env("LONGATTN_", command=False)]
     if config is not None:
         reader = cyclopts.config.Toml if config.suffix == ".toml" else cyclopts.config.Yaml
         sources.append(reader(config, must_exist=True, use_commands_as_keys=False))
+    if recipe not in RECIPES:
+        _complain(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
+        return 2
     sources.append(_Base(recipe))
     app.config = tuple(sources)
     try:
@@ -258,9 +257,7 @@ def _recorded_recipe(folder: Path) -> dict[str, Any]:
     """The recipe that the run was last called with."""
     path = folder / "manifest.json"
     if not path.exists():
-        raise FileNotFoundError(
-            f"{folder} is no measured run: it has no manifest.json; run `longattn measure` first"
-        )
+        raise FileNotFoundError(f"{folder} is no measured run: it has no manifest.json; run `longattn measure` first")
     return json.loads(path.read_bytes())["recipe"]
 
 
@@ -298,9 +295,7 @@ def _estimate(recipe: Recipe, output: Path, compute: Compute) -> int:
     guess = verbs.estimate(recipe, output, compute)
     _say(f"{guess.units} work units ({guess.units_done} done), {guess.num_bytes / 1e6:,.1f} MB")
     _say(f"about {guess.windows:,} windows, {guess.tokens:,} tokens")
-    _say(
-        f"about {guess.seconds / 3600:.2f} hours for one process on {compute.devices[0]}, measured on a sample"
-    )
+    _say(f"about {guess.seconds / 3600:.2f} hours for one process on {compute.devices[0]}, measured on a sample")
     return 0
 
 
@@ -319,9 +314,7 @@ def _say_ledger(ledger: Mapping[str, int], output: Path) -> None:
 
 def _say_selection(selection: "Selection", folder: Path) -> None:
     for source, part in selection.sources.items():
-        _say(
-            f"  {source}: kept {part.kept} of {part.windows} windows, {part.kept_tokens:,} of {part.tokens:,} tokens"
-        )
+        _say(f"  {source}: kept {part.kept} of {part.windows} windows, {part.kept_tokens:,} of {part.tokens:,} tokens")
     for note in selection.notes:
         _complain(note)
 

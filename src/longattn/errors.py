@@ -14,7 +14,7 @@ class CorpusError(LongAttnError):
 
 
 class ModelError(LongAttnError):
-    """The model or tokenizer cannot be used: refused format, missing tensor, attention that the moments do not describe."""
+    """The model or tokenizer cannot be used: a refused format, a missing tensor, another kind of attention."""
 
 
 class RunError(LongAttnError):

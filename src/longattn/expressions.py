@@ -76,7 +76,7 @@ class Binary(Expression):
 
 @dataclass(frozen=True)
 class Standardised(Expression):
-    """An expression on the scale of its group: z-scores (population deviation) or [0, 1]; 0 where all values are equal."""
+    """An expression on the scale of its group: z-scores (population deviation) or [0, 1]; 0 where all are equal."""
 
     inner: Expression
     rule: Rule
@@ -249,9 +249,7 @@ def evaluate(
 
     # dividing by a column that holds 0 is answered with NaN, as in a database, not with a warning
     with np.errstate(all="ignore"):
-        usable = np.logical_and.reduce(
-            [is_number(read(node)) for node in columns_of(expression)] or [labels == labels]
-        )
+        usable = np.logical_and.reduce([is_number(read(node)) for node in columns_of(expression)] or [labels == labels])
         result = value(expression)
         return np.where(usable & is_number(result), result, np.nan)
 

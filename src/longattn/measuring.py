@@ -116,15 +116,14 @@ class Job:
         asks = (scorer.ask() for scorer in self.scorers)
         return tuple(sorted({layer for ask in asks if ask for layer in ask.layers}))
 
-    def load_model(self, device: str) -> "Model | None":
-        """The model on a device, or None when no scorer asks for one."""
+    def load_model(self, device: str, layers: Sequence[int] | None = None) -> "Model | None":
+        """The model on a device, for the layers given or else those asked for; None when there are none."""
         from longattn.models import load_model
 
-        if not self.layers:
+        layers = self.layers if layers is None else layers
+        if not layers:
             return None
-        return load_model(
-            self.checkpoint, self.model, layers=self.layers, window=self.window.length, device=device
-        )
+        return load_model(self.checkpoint, self.model, layers=layers, window=self.window.length, device=device)
 
 
 @dataclass
@@ -186,7 +185,7 @@ def measure_windows(
     scorers: Sequence[Scorer],
     model: "Model | None",
     windows: Sequence[Window],
-    on_window: Callable[[int], None] = lambda tokens: None,
+    on_window: Callable[[int], None] | None = None,
 ) -> dict[str, Columns]:
     """The columns of each scorer, by scorer name, from one forward pass per window for all of them.
 
@@ -200,7 +199,8 @@ def measure_windows(
     for window in windows:
         for scorer, layers in _look(asking, model, window).items():
             measured[scorer.name].append(scorer.measure([window], layers))
-        on_window(len(window.tokens))
+        if on_window:
+            on_window(len(window.tokens))
     together = {name: _stack(parts) for name, parts in measured.items() if parts}
     others = {s.name: s.measure(windows, {}) for s in scorers if s.ask() is None}
     return {**together, **others}
@@ -245,7 +245,7 @@ def with_pilots(job: Job, units: Sequence[WorkUnit], device: str) -> Job:
 
 
 def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer) -> Scorer:
-    if not isinstance(scorer, PilotScorer) or scorer.pilot is not None:
+    if not isinstance(scorer, PilotScorer):
         return scorer
     from safetensors.numpy import save
 
@@ -262,7 +262,7 @@ def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer
         with durable(path) as file:
             file.write(save(tables))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return replace(scorer, pilot=str(path), pilot_hash=digest)
+    return scorer.with_pilot(str(path), digest)
 
 
 def _sample(job: Job, units: Sequence[WorkUnit], count: int) -> list[Window]:
@@ -301,11 +301,7 @@ def _window_rows(windows: Sequence[Window]) -> pa.Table:
         {
             "window_id": window.id,
             "num_tokens": len(window.tokens),
-            **{
-                name: getattr(window, name)
-                for name in WINDOWS.names
-                if name not in ("window_id", "num_tokens")
-            },
+            **{name: getattr(window, name) for name in WINDOWS.names if name not in ("window_id", "num_tokens")},
         }
         for window in windows
     ]
@@ -403,16 +399,12 @@ def ledger(job: Job, units: Sequence[WorkUnit]) -> Counter[str]:
         total["rejected.duplicate_id"] += 1
     became = total["windowed"] + total["too_short"] + sum(_rejected(total).values())
     if became != total["documents"]:
-        raise LedgerError(
-            f"{total['documents']} documents were read but {became} are accounted for: {dict(total)}"
-        )
+        raise LedgerError(f"{total['documents']} documents were read but {became} are accounted for: {dict(total)}")
     for scorer in job.scorers:
         for receipt in _receipts(job.table(scorer), units):
             windows = job.windows.receipt(receipt.unit)
             if windows is None or windows.rows != receipt.rows:
-                raise LedgerError(
-                    f"{scorer.name} holds {receipt.rows} rows for unit {receipt.unit}, not its windows"
-                )
+                raise LedgerError(f"{scorer.name} holds {receipt.rows} rows for unit {receipt.unit}, not its windows")
             total[f"scored.{scorer.name}"] += receipt.rows - receipt.counts["non_finite"]
             total[f"non_finite.{scorer.name}"] += receipt.counts["non_finite"]
     return total

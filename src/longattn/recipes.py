@@ -35,8 +35,8 @@ class Recipe:
     scorers: Annotated[tuple[str, ...], Parameter(group="Windows")] = ("longattn",)
     """Scorers to measure, by name; repeat the flag for several."""
     settings: Annotated[ScorerSettings, Parameter(name="*")] = field(default_factory=ScorerSettings)
-    select: Annotated[Selecting, Parameter(group="Select")] = Selecting()
-    export: Annotated[Exporting, Parameter(group="Export")] = Exporting()
+    keep: Annotated[Selecting, Parameter(group="Keep")] = Selecting()
+    write: Annotated[Exporting, Parameter(group="Write")] = Exporting()
 
     def scorer(self, name: str) -> Scorer:
         """A scorer with this recipe's settings and window length. Raises ``ValueError`` for an unknown name."""
@@ -75,7 +75,7 @@ def longattn_released() -> Recipe:
     return replace(
         paper,
         settings=replace(paper.settings, longattn=released),
-        select=replace(paper.select, share=0.5),
+        keep=replace(paper.keep, share=0.5),
     )
 
 

@@ -28,6 +28,8 @@ class Slice:
     """First byte (JSON lines: a record belongs to the slice in which its line starts) or first row group (Parquet)."""
     stop: int | None = None
     """One past the last byte or row group; None means the end of the file."""
+    covers: int | None = field(default=None, compare=False)
+    """About how many of the file's bytes the slice holds, for estimates; None means all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +46,8 @@ class WorkUnit:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes on disk that the unit covers; whole files where the split is not by bytes."""
-        return sum(
-            s.stop - s.start if s.stop is not None and _split_by_bytes(s.file) else s.size - _start_byte(s)
-            for s in self.slices
-        )
-
-
-def _split_by_bytes(file: str) -> bool:
-    return file.endswith((".jsonl", ".json", ".ndjson"))
-
-
-def _start_byte(part: Slice) -> int:
-    return part.start if _split_by_bytes(part.file) else 0
+        """About how many bytes on disk the unit covers."""
+        return sum(part.size if part.covers is None else part.covers for part in self.slices)
 
 
 @dataclass(frozen=True, slots=True)

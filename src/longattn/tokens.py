@@ -82,10 +82,8 @@ class Tokenizer:
     file asks for are ignored.
     """
 
-    def __init__(
-        self, content: bytes, *, piece_chars: int = PIECE_CHARS, whole_chars: int = WHOLE_CHARS
-    ) -> None:
-        spec = json.loads(content) | {"truncation": None, "padding": None, "post_processor": None}
+    def __init__(self, content: bytes, *, piece_chars: int = PIECE_CHARS, whole_chars: int = WHOLE_CHARS) -> None:
+        spec = _complete(json.loads(content)) | {"truncation": None, "padding": None, "post_processor": None}
         self.hash = hashlib.sha256(content).hexdigest()[:16]
         """Content hash of the file, 16 hexadecimal digits."""
         self.vocab_size = _vocab_size(spec)
@@ -132,11 +130,7 @@ class Tokenizer:
             )
         start = 0
         while start < len(text):
-            border = (
-                self._cut.border.search(text, start + self._piece_chars)
-                if isinstance(self._cut, _Cut)
-                else None
-            )
+            border = self._cut.border.search(text, start + self._piece_chars) if isinstance(self._cut, _Cut) else None
             end = border.start() if border else len(text)
             yield start, end
             start = end
@@ -162,6 +156,13 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
             f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the model embeds only {vocab_size} tokens; "
             "use the tokenizer.json that belongs to the model"
         )
+
+
+def _complete(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer with what older files leave to the reader written out: options that have a default."""
+    bare = spec | {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}
+    full = json.loads(tokenizers.Tokenizer.from_str(json.dumps(bare)).to_str())
+    return spec | {name: full[name] for name in ("normalizer", "pre_tokenizer")}
 
 
 def _backend(spec: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -268,8 +269,4 @@ def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
     """The parts of a ``Sequence``, or the one part there is."""
     if part is None:
         return []
-    return (
-        [inner for step in part[name] for inner in _steps(step, name)]
-        if part["type"] == "Sequence"
-        else [part]
-    )
+    return [inner for step in part[name] for inner in _steps(step, name)] if part["type"] == "Sequence" else [part]

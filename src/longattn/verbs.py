@@ -138,7 +138,7 @@ def select(recipe: Recipe, output: Path) -> "Selection":
 
     run = RunFolder(output)
     tables = run.manifest().get("tables", {})
-    names = [name for name in recipe.select.weights if not name.startswith("column:")]
+    names = [name for name in recipe.keep.weights if not name.startswith("column:")]
     formulas = {}
     for name in names:
         scorer = recipe.scorer(name)
@@ -152,7 +152,7 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     windows = _table(run, tables, "windows")
     units = [unit.id for unit in run.plan() if windows.receipt(unit.id)]
     done = [u for u in units if all(f.table.receipt(u) for f in formulas.values())]
-    selection = select(done, windows, formulas, recipe.select, output / "selection.parquet")
+    selection = select(done, windows, formulas, recipe.keep, output / "selection.parquet")
     run.update_manifest("selection", selection)
     run.update_manifest("recipe", recipe)
     return selection
@@ -160,9 +160,7 @@ def select(recipe: Recipe, output: Path) -> "Selection":
 
 def _table(run: RunFolder, tables: dict[str, Any], name: str) -> Table:
     if name not in tables:
-        raise RunError(
-            f"{run.root} has no table {name!r}; measure it first (it has: {', '.join(tables) or 'none'})"
-        )
+        raise RunError(f"{run.root} has no table {name!r}; measure it first (it has: {', '.join(tables) or 'none'})")
     return run.table(name, tables[name]["settings"])
 
 
@@ -174,9 +172,7 @@ def _measured(run: RunFolder, tables: dict[str, Any], name: str, wanted: dict[st
     measured = {key: value for key, value in table.settings["measurement"].items() if key not in apart}
     wanted = {key: value for key, value in settings.plain(wanted).items() if key not in apart}
     if measured != wanted:
-        different = {
-            key: (measured.get(key), wanted[key]) for key in wanted if measured.get(key) != wanted[key]
-        }
+        different = {key: (measured.get(key), wanted[key]) for key in wanted if measured.get(key) != wanted[key]}
         listed = "; ".join(f"{key} was {old}, asked {new}" for key, (old, new) in different.items())
         raise RunError(f"{name} was measured with other settings ({listed}); run measure with them first")
     return table
@@ -184,34 +180,43 @@ def _measured(run: RunFolder, tables: dict[str, Any], name: str, wanted: dict[st
 
 def export_selection(recipe: Recipe, output: Path) -> "ExportSummary":
     """Write the selected windows as ``export/``, re-reading only the units that hold some."""
-    from longattn.export import export
+    from longattn.export import export, push
     from longattn.models import resolve
     from longattn.tokens import Tokenizer
 
     run = RunFolder(output)
     windows = _table(run, run.manifest().get("tables", {}), "windows")
-    needs_tokens = recipe.export.content != "text"
-    tokenizer = Tokenizer.load(resolve(recipe.model).tokenizer_file) if needs_tokens else None
-    return export(
-        run,
-        run.plan(),
-        windows,
-        output / "selection.parquet",
-        recipe.corpus,
-        tokenizer,
-        recipe.export,
-        output / "export",
-    )
+    rule = recipe.write
+    tokenizer = retokenizer = None
+    if rule.retokenize is not None:
+        retokenizer = Tokenizer.load(_tokenizer_file(rule.retokenize))
+    elif rule.content != "text":
+        tokenizer = Tokenizer.load(resolve(recipe.model).tokenizer_file)
+    folder = output / "export"
+    chosen = output / "selection.parquet"
+    summary = export(run, run.plan(), windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer)
+    if rule.push_to is not None:
+        push(folder, rule.push_to, private=rule.push_private)
+    run.update_manifest("recipe", recipe)
+    return summary
+
+
+def _tokenizer_file(name: str) -> Path:
+    """A tokenizer.json by itself, or that of a model."""
+    from longattn.models import resolve
+
+    path = Path(name)
+    return path if path.suffix == ".json" else resolve(settings.Model(name=name)).tokenizer_file
 
 
 def write_report(recipe: Recipe, output: Path, *, texts: bool = True) -> Path:
     """Write ``report.html`` of a selected run; with ``texts`` False no text of the corpus is shown in it."""
-    from longattn.export import read_texts
     from longattn import report
+    from longattn.export import read_texts
 
     run = RunFolder(output)
     windows = _table(run, run.manifest().get("tables", {}), "windows")
-    names = [name for name in recipe.select.weights if not name.startswith("column:")]
+    names = [name for name in recipe.keep.weights if not name.startswith("column:")]
     null = {key: value for name in names for key, value in recipe.scorer(name).null().items()}
     command = ["longattn", "run", *recipe.corpus.inputs, "--output", str(output), *as_flags(recipe)]
 

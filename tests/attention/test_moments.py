@@ -36,9 +36,7 @@ def test_three_tokens_by_hand(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_skipped_keys_leave_the_sums_but_not_the_softmax(backend):
     q = torch.zeros(1, 4, 1, 2)
-    mass, square = row_moments(
-        q, q, positions=torch.arange(4), distances=[0, 1], skip_first=2, backend=backend
-    )
+    mass, square = row_moments(q, q, positions=torch.arange(4), distances=[0, 1], skip_first=2, backend=backend)
     assert mass[0, 0].tolist() == [
         pytest.approx([0, 0]),
         pytest.approx([0, 0]),

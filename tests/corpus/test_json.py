@@ -1,6 +1,5 @@
 """JSON lines, plain and compressed: what becomes a document, what a reject, and where."""
 
-import gzip
 import os
 import subprocess
 import sys
@@ -76,9 +75,14 @@ def test_a_bad_line_is_one_reject_and_costs_nothing_else(write, read, reason, su
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_lenient_where_nothing_is_lost(write, read, suffix):
-    """A byte order mark, carriage returns, no last line break, U+2028 in a text, escaped NUL, a key given twice."""
-    lines = b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "b\xe2\x80\xa8c"}\n{"text": "\\u0000"}\n{"text": 1, "text": "d"}'
-    documents = read(write(f"a.jsonl{suffix}", lines))
+    """A byte order mark, carriage returns, no last line break, U+2028, an escaped NUL, a key given twice."""
+    lines = (
+        b'\xef\xbb\xbf{"text": "a"}\r\n',
+        b'{"text": "b\xe2\x80\xa8c"}\n',
+        b'{"text": "\\u0000"}\n',
+        b'{"text": 1, "text": "d"}',
+    )
+    documents = read(write(f"a.jsonl{suffix}", *lines))
     assert [document.text for document in documents] == ["a", "b\u2028c", "\0", "d"]
     assert [document.line for document in documents] == [1, 2, 3, 4]
 
@@ -91,7 +95,9 @@ def test_a_detail_shows_little_of_the_text_and_nothing_that_acts_on_a_terminal(w
     assert reject.detail.count("secret") < 10
 
 
-@pytest.mark.parametrize("given_id, id", [("a", "a"), (-7, "-7"), (2**63, str(2**63)), ("../../etc/x", "../../etc/x")])
+@pytest.mark.parametrize(
+    ("given_id", "id"), [("a", "a"), (-7, "-7"), (2**63, str(2**63)), ("../../etc/x", "../../etc/x")]
+)
 def test_ids_are_strings_as_given(write, read, given_id, id):
     (document,) = read(write("a.jsonl", {"text": "t", "id": given_id}))
     assert document.id == id
@@ -104,7 +110,13 @@ def test_an_empty_id_is_replaced_by_the_position(write, read, given_id):
 
 
 def test_dotted_names_reach_into_objects_unless_a_field_has_that_very_name(write, read):
-    record = {"doc": {"text": "t", "n": 3}, "meta": {"id": 5}, "meta.id": "whole", "keep": {"me": [1]}, "no": 1}
+    record = {
+        "doc": {"text": "t", "n": 3},
+        "meta": {"id": 5},
+        "meta.id": "whole",
+        "keep": {"me": [1]},
+        "no": 1,
+    }
     names = {"text_field": "doc.text", "id_field": "meta.id", "source_field": "doc.n"}
     file = write("a.jsonl", record)
     (document,) = read(file, fields=("keep.me", "absent", "doc.text"), **names)
@@ -119,7 +131,7 @@ def test_without_fields_nothing_is_carried(write, read):
 
 
 @pytest.mark.parametrize(
-    "prefix, rules, source",
+    ("prefix", "rules", "source"),
     [
         ("", {}, "all"),
         ("", {"source": "given"}, "given"),
@@ -258,6 +270,20 @@ def test_a_file_that_is_not_as_listed_is_rejected(write, change):
     (reject,) = read_unit(unit, corpus)
     assert (reject.reason, reject.position, reject.line) == ("unreadable", 0, None)
     assert "plan again" in reject.detail
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet", ".txt"])
+def test_a_file_that_may_not_be_read_is_one_reject(write, read, monkeypatch, suffix):
+    file = write(f"a{suffix}", GOOD)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    for opener in ("open_at", "open_stream", "open_seekable"):
+        monkeypatch.setattr(f"longattn.corpus.files.{opener}", refuse)
+    (reject,) = read(file)
+    assert (reject.reason, reject.position) == ("unreadable", 0)
+    assert "Permission denied" in reject.detail
 
 
 MEASURE = """

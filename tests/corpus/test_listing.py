@@ -26,20 +26,45 @@ def names(tmp_path, monkeypatch):
 
 
 def test_a_folder_holds_its_files_at_every_depth_by_name(write, names):
-    for name in ("d/b.jsonl", "d/a.jsonl.zst", "d/x/y/c.parquet", "d/x/e.py", "d/f.txt.gz", "d/G.JSON", "d/h.ndjson"):
+    for name in (
+        "d/b.jsonl",
+        "d/a.jsonl.zst",
+        "d/x/y/c.parquet",
+        "d/x/e.py",
+        "d/f.txt.gz",
+        "d/G.JSON",
+        "d/h.ndjson",
+    ):
         write(name)
-    expected = ["d/G.JSON", "d/a.jsonl.zst", "d/b.jsonl", "d/f.txt.gz", "d/h.ndjson", "d/x/e.py", "d/x/y/c.parquet"]
+    expected = [
+        "d/G.JSON",
+        "d/a.jsonl.zst",
+        "d/b.jsonl",
+        "d/f.txt.gz",
+        "d/h.ndjson",
+        "d/x/e.py",
+        "d/x/y/c.parquet",
+    ]
     assert names("d") == names("d/") == names("./d") == expected
     assert names(".") == expected
     assert names(f"file://{Path.cwd()}/d") == names(Path.cwd() / "d") == [f"{Path.cwd()}/{name}" for name in expected]
 
 
 def test_what_is_passed_over_is_counted(write, tmp_path, caplog):
-    for name in ("a.jsonl", "b.png", "c.png", "LICENSE", ".hidden.jsonl", ".git/x.txt", ".git/y.txt", "_SUCCESS"):
+    for name in (
+        "a.jsonl",
+        "b.png",
+        "c.png",
+        "LICENSE",
+        ".hidden.jsonl",
+        ".git/x.txt",
+        ".git/y.txt",
+        "_SUCCESS",
+    ):
         write(name)
     for name in ("_delta_log/0.json", "_temporary/0.parquet", "p/__init__.py", "a.parquet.gz"):
         write(name)
-    os.symlink("nowhere", tmp_path / "broken.txt")
+    (tmp_path / "broken.txt").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / os.fsdecode(b"bad\xff.txt")).touch()
     with caplog.at_level(logging.INFO):
@@ -57,7 +82,15 @@ def test_what_is_passed_over_is_counted(write, tmp_path, caplog):
 
 
 def test_a_glob_is_matched_below_its_fixed_part(write, names):
-    for name in ("d/a.jsonl", "d/x/a.jsonl", "d/x/y/a.jsonl", "d/x/y/b.txt", "d/z/c.jsonl", "d/.h/a.jsonl", "e/a.jsonl"):
+    for name in (
+        "d/a.jsonl",
+        "d/x/a.jsonl",
+        "d/x/y/a.jsonl",
+        "d/x/y/b.txt",
+        "d/z/c.jsonl",
+        "d/.h/a.jsonl",
+        "e/a.jsonl",
+    ):
         write(name)
     assert names("d/*.jsonl") == ["d/a.jsonl"]
     assert names("d/**/*.jsonl") == ["d/a.jsonl", "d/x/a.jsonl", "d/x/y/a.jsonl", "d/z/c.jsonl"]
@@ -94,7 +127,7 @@ def test_a_source_stands_before_the_path(write, tmp_path, monkeypatch):
 
 def test_a_file_named_twice_is_read_once_with_the_first_source(write, tmp_path, caplog):
     file = write("d/a.jsonl", RECORD)
-    os.symlink(tmp_path / "d", tmp_path / "link")
+    (tmp_path / "link").symlink_to("d")
     with caplog.at_level(logging.INFO):
         listing = listed(f"one={file}", f"two={file.parent}", tmp_path / "link")
     assert [(part.file, part.source) for part in listing.files] == [(str(file), "one")]
@@ -105,8 +138,8 @@ def test_a_file_named_twice_is_read_once_with_the_first_source(write, tmp_path, 
 def test_links_are_followed_but_not_in_circles(write, names):
     write("d/x/a.jsonl")
     write("elsewhere/b.jsonl")
-    os.symlink("..", "d/x/up")
-    os.symlink("../elsewhere", "d/other")
+    Path("d/x/up").symlink_to("..")
+    Path("d/other").symlink_to("../elsewhere")
     assert names("d") == ["d/other/b.jsonl", "d/x/a.jsonl"]
 
 
@@ -117,7 +150,7 @@ def test_the_root_is_the_folder_below_which_the_file_was_found(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    ("text", "said"),
     [
         ("absent", "absent: no such file"),
         ("books=absent", "books=absent: no such file"),
@@ -161,7 +194,14 @@ def remote():
 
 
 def test_a_uri_is_listed_and_read_as_a_local_path_is(remote):
-    for name in ("d/x/a.jsonl", "d/x/b c#?%20.jsonl", "d/y/c.txt", "d/.h/d.jsonl", "d/e.png", "d/_log/f.json"):
+    for name in (
+        "d/x/a.jsonl",
+        "d/x/b c#?%20.jsonl",
+        "d/y/c.txt",
+        "d/.h/d.jsonl",
+        "d/e.png",
+        "d/_log/f.json",
+    ):
         remote.pipe(f"/{name}", b'{"text": "t"}\n')
     root = "fsspec+memory:///d"
     everything = [f"{root}/x/a.jsonl", f"{root}/x/b c#?%20.jsonl", f"{root}/y/c.txt"]
@@ -184,7 +224,7 @@ def test_a_uri_is_listed_and_read_as_a_local_path_is(remote):
 
 
 def test_options_of_a_uri_stay_with_its_files(remote, monkeypatch):
-    """As ``s3://bucket/folder?region=...`` is used: the options matter to open a file, not to name or match it."""
+    """They matter where a file is opened, and not where it is matched or its source is named."""
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
     from longattn.corpus import files
@@ -192,7 +232,9 @@ def test_options_of_a_uri_stay_with_its_files(remote, monkeypatch):
     remote.pipe("/bucket/d/x/a.jsonl", b'{"text": "t"}\n' * 5)
     opened = []
     monkeypatch.setattr(
-        files, "_file_system", lambda *uri: opened.append(uri) or (PyFileSystem(FSSpecHandler(remote)), "/bucket")
+        files,
+        "_file_system",
+        lambda *uri: opened.append(uri) or (PyFileSystem(FSSpecHandler(remote)), "/bucket"),
     )
     corpus = Corpus(inputs=("web=s3://bucket/d/*/?.jsonl?region=eu",), source_from="folder", unit_bytes=20)
     units = list_units(corpus)

@@ -13,9 +13,15 @@ from longattn.settings import Corpus
 
 @pytest.fixture
 def write_table(tmp_path):
-    def write(name="a.parquet", *, row_group_size=None, schema=None, **columns):
-        table = pa.table(columns, schema=schema)
-        pq.write_table(table, tmp_path / name, row_group_size=row_group_size, write_page_checksum=True)
+    def write(name="a.parquet", *, row_group_size=None, write_batch_size=None, use_dictionary=True, **columns):
+        pq.write_table(
+            pa.table(columns),
+            tmp_path / name,
+            row_group_size=row_group_size,
+            write_batch_size=write_batch_size,
+            use_dictionary=use_dictionary,
+            write_page_checksum=True,
+        )
         return tmp_path / name
 
     return write
@@ -61,7 +67,7 @@ def test_a_text_beyond_the_limit_is_rejected(write_table, read):
 
 
 @pytest.mark.parametrize(
-    "columns, reason, said",
+    ("columns", "reason", "said"),
     [
         ({"body": ["a"] * 99, "id": range(99)}, "missing_text", "body, id"),
         ({"text": range(99)}, "text_not_string", "int64"),
@@ -73,6 +79,14 @@ def test_a_file_without_a_text_column_is_one_reject(write_table, read, columns, 
     (reject,) = read(file, unit_bytes=100)
     assert (reject.reason, reject.position) == (reason, 0)
     assert said in reject.detail
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path, read):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (reject,) = read(tmp_path / "a.parquet")
+    assert reject.reason == "unreadable"
+    assert "text, text" in reject.detail
 
 
 def test_a_column_of_nulls_is_a_reject_per_row(write_table, read):
@@ -133,6 +147,21 @@ def test_a_batch_holds_few_long_rows(write_table, read, monkeypatch):
     read(write_table("b.parquet", text=[str(n) * 3_000_000 for n in range(4)]))
     assert sizes[0] == 1024
     assert sizes[1] <= 3
+
+
+def test_memory_does_not_grow_with_the_row_group(write_table, read):
+    texts = [random.Random(n).randbytes(30_000).hex() for n in range(2000)]
+    # a page is the smallest piece that can be read; ours shall be small
+    file = write_table(text=texts, write_batch_size=8, use_dictionary=False)
+    default = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(default)
+    pa.set_memory_pool(counting)
+    try:
+        assert len(read(file)) == 2000
+    finally:
+        pa.set_memory_pool(default)
+    assert file.stat().st_size > 60_000_000
+    assert counting.max_memory() < 32_000_000
 
 
 def test_mutated_files_end_in_rejects_and_never_in_an_exception(write_table, read):

@@ -15,7 +15,8 @@ def test_a_file_is_a_document_as_it_stands(write, read, suffix):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
-    "content, reason", [(b"a\xffb", "invalid_utf8"), (b"", "empty"), (b" \n", "empty"), (b"x" * 101, "too_large")]
+    ("content", "reason"),
+    [(b"a\xffb", "invalid_utf8"), (b"", "empty"), (b" \n", "empty"), (b"x" * 101, "too_large")],
 )
 def test_a_bad_file_is_one_reject(write, read, content, reason, suffix):
     (reject,) = read(write(f"a.txt{suffix}", content), max_doc_bytes=100)

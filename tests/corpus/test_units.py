@@ -6,7 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longattn.corpus import list_units
@@ -29,7 +29,12 @@ def test_small_files_share_a_unit_and_formats_never_do(write, plan):
     for name in ("a.txt", "b.jsonl", "c.txt", "d.jsonl.gz", "e.md"):
         write(name, "x" * 40_000)
     pq.write_table(pa.table({"text": ["a"]}), write("f.parquet"))
-    assert files(plan(unit_bytes=80_000)) == [["b.jsonl", "d.jsonl.gz"], ["f.parquet"], ["a.txt", "c.txt"], ["e.md"]]
+    assert files(plan(unit_bytes=80_000)) == [
+        ["b.jsonl", "d.jsonl.gz"],
+        ["f.parquet"],
+        ["a.txt", "c.txt"],
+        ["e.md"],
+    ]
 
 
 def test_tiny_files_are_bounded_in_number(write, plan):
@@ -135,8 +140,8 @@ def test_split_units_are_not_kept_once_records_are_joined(write, plan):
 SIZES = st.lists(st.integers(0, 90_000), min_size=1, max_size=5)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data(), SIZES, SIZES, st.integers(20_000, 60_000))
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), before=SIZES, after=SIZES, unit_bytes=st.integers(20_000, 60_000))
 def test_whatever_was_planned_before_every_byte_is_in_one_unit(data, tmp_path_factory, before, after, unit_bytes):
     folder = tmp_path_factory.mktemp("plan")
 

@@ -62,9 +62,7 @@ CHOSEN = pa.schema(
 
 
 def sentence(seed: int, num_words: int) -> str:
-    return (
-        " ".join(f"{WORDS[(seed * 7 + i * i) % len(WORDS)]}" for i in range(num_words)) + " – ünïcödé 😀 end."
-    )
+    return " ".join(f"{WORDS[(seed * 7 + i * i) % len(WORDS)]}" for i in range(num_words)) + " – ünïcödé 😀 end."
 
 
 def make_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
@@ -201,3 +199,13 @@ def joined(tmp_path, tokenizer) -> Made:
     records = [{"id": f"p{i}", "book": f"book{i // 4}", "text": sentence(i, 30)} for i in range(8)]
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return make_run(tmp_path / "run", replace(Corpus(), inputs=(str(path),), join_by="book"), tokenizer)
+
+
+@pytest.fixture(name="make_run")
+def make_run_fixture():
+    return make_run
+
+
+@pytest.fixture(name="sentence")
+def sentence_fixture():
+    return sentence

@@ -52,9 +52,7 @@ def test_scalars_of_one_kind_keep_their_type(values, type):
     assert field.metadata is None
 
 
-@pytest.mark.parametrize(
-    "values", [[1, "a"], [True, 1], [[1]], [{"a": 1}], ["a", ["a"]], [2**63], [2**60, 0.5]]
-)
+@pytest.mark.parametrize("values", [[1, "a"], [True, 1], [[1]], [{"a": 1}], ["a", ["a"]], [2**63], [2**60, 0.5]])
 def test_other_values_become_json_texts(values):
     (field,) = carried_schema([{"x": value} for value in values])
     assert field.metadata == {b"encoding": b"json"}
@@ -68,9 +66,7 @@ def test_what_json_has_no_word_for_is_written_as_text():
     assert column_value(b"\xff\x00", field) == "/wA="
 
 
-@given(
-    st.sets(st.text(max_size=6) | st.sampled_from(["score", "input_score", "input_input_score", "input_"]))
-)
+@given(st.sets(st.text(max_size=6) | st.sampled_from(["score", "input_score", "input_input_score", "input_"])))
 def test_no_two_fields_get_one_name(names):
     columns = {carried_name(name, ["score", "rank"]) for name in names}
     assert len(columns) == len(names)

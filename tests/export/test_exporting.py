@@ -13,7 +13,7 @@ import yaml
 
 from longattn.errors import RunError
 from longattn.export import read_texts
-from longattn.settings import Exporting
+from longattn.settings import Corpus, Exporting
 from longattn.tables import read_parquet, write_parquet
 
 
@@ -88,9 +88,7 @@ def test_row_groups_and_files_are_counted_in_bytes(made):
     whole = rows_of(made)
     summary = made.export(Exporting(content="text", row_group_bytes=1, file_bytes=600))
     assert len(summary.files) > 3
-    assert [file.name for file in summary.files] == [
-        f"part-{i:05d}.parquet" for i in range(len(summary.files))
-    ]
+    assert [file.name for file in summary.files] == [f"part-{i:05d}.parquet" for i in range(len(summary.files))]
     assert rows_of(made) == whole
 
 
@@ -108,9 +106,7 @@ def test_carried_fields_have_one_type_in_all_files(made):
         assert schemas[0].field(name).metadata[b"encoding"] == b"json"
     by_kind = {row["mixed"] for row in rows_of(made) if row["source"] == "books"}
     assert by_kind <= {"5", '"5"', "true"}
-    assert {json.dumps(orjson.loads(row["tags"])) for row in rows_of(made) if row["tags"]} == {
-        '["a", {"b": null}]'
-    }
+    assert {json.dumps(orjson.loads(row["tags"])) for row in rows_of(made) if row["tags"]} == {'["a", {"b": null}]'}
     # our score stays a number, and the input's two fields meet nowhere
     assert types["score"] == pa.float64()
     assert {"mine", None} == {row["input_score"] for row in rows_of(made)}
@@ -132,9 +128,7 @@ def test_boundaries_of_joined_records_are_relative_to_the_window(joined):
         assert row["parts"][0]["char_start"] == 0
         for part in row["parts"][1:]:
             (original,) = [p for p in document.parts if p.id == part["id"]]
-            assert row["text"][part["char_start"] :].startswith(
-                document.text[original.char_start : row["char_end"]]
-            )
+            assert row["text"][part["char_start"] :].startswith(document.text[original.char_start : row["char_end"]])
             seen.add(part["id"])
     assert len(seen) > 1
 
@@ -148,34 +142,23 @@ def test_nothing_kept_makes_one_file_with_columns_and_no_row(made):
         assert rows_of(made) == []
 
 
-def test_of_two_documents_with_one_id_the_first_by_place_is_written(made):
+def test_of_two_documents_with_one_id_the_first_by_place_is_written(tmp_path, tokenizer, make_run, sentence):
     """Selection keeps the first by file and position; the plan may have them the other way round."""
-    table = read_parquet(made.selection)
-    repeated = made.select(lambda window: window.doc_id == "b1")
-    unit = made.units[-1]
+    for name, text in (("one", sentence(1, 60)), ("two", sentence(2, 60))):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "same", "text": text}), encoding="utf-8")
+    files = tuple(str(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
+    made = make_run(tmp_path / "run", Corpus(inputs=files, unit_bytes=100), tokenizer)
+    first = [window for window in made.cut if window.file == files[0]]
     rows = [
-        {
-            name: getattr(w, name)
-            for name in made.windows.read([made.units[0].id]).__next__().column_names
-            if hasattr(w, name)
-        }
-        | {"window_id": w.id, "num_tokens": 32, "file": "/zzz.jsonl"}
-        for w in repeated
+        {"window_id": w.id, "score": 1.0, "kept": w in first, "reason": "kept" if w in first else "duplicate_id"}
+        for w in made.cut
     ]
-    earlier = next(made.windows.read([unit.id]))
-    write_parquet(
-        made.windows.file(unit.id), pa.concat_tables([earlier, pa.Table.from_pylist(rows, earlier.schema)])
-    )
-    receipt = json.loads((made.windows.folder / f"unit-{unit.id}.json").read_bytes())
-    receipt["num_bytes"] = made.windows.file(unit.id).stat().st_size
-    (made.windows.folder / f"unit-{unit.id}.json").write_text(json.dumps(receipt))
-    chosen = read_parquet(made.selection).to_pylist()
-    chosen += [row | {"kept": False, "reason": "duplicate_id"} for row in chosen if row["kept"]]
-    write_parquet(made.selection, pa.Table.from_pylist(chosen, table.schema))
+    write_parquet(made.selection, pa.Table.from_pylist(rows, read_parquet(made.selection).schema))
     made.units.reverse()
-    made.export(Exporting(content="text"))
-    assert [row["window_id"] for row in rows_of(made)] == [window.id for window in repeated]
-    assert {row["file"] for row in rows_of(made)} == {repeated[0].file}
+    made.export()
+    assert [(row["window_id"], row["file"]) for row in rows_of(made)] == [(w.id, files[0]) for w in first]
+    texts = read_texts(made.units, made.windows, ["same@0"], made.corpus)
+    assert texts["same@0"] == rows_of(made)[0]["text"]
 
 
 def test_a_changed_input_is_named_and_the_old_export_stays(made, books):
@@ -240,25 +223,18 @@ def test_kill_between_parts_leaves_the_old_export(made, tmp_path):
     assert contents(made.output) == before
 
 
-def test_kill_between_the_two_renames_is_repaired(made):
+def test_a_kill_between_the_two_renames_is_repaired(made):
     made.export()
     before = contents(made.output)
     made.output.rename(made.output.with_name(".export.old"))
-    with pytest.raises(ValueError, match="at least 1"):
-        made.export(Exporting(row_group_bytes=0))
-    made.select(lambda window: False)
-    with pytest.raises(KeyboardInterrupt):
-        raise_in_export(made)
-    assert contents(made.output) == before
-
-
-def raise_in_export(made):
-    made.select(lambda window: True)
 
     def interrupt(done, total):
         raise KeyboardInterrupt
 
-    made.export(progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        made.export(progress=interrupt)
+    assert contents(made.output) == before
+    assert not list(made.run.root.glob(".export.*"))
 
 
 def test_a_folder_of_somebodys_own_is_not_replaced(made):
@@ -303,9 +279,7 @@ def test_retokenize_needs_its_tokenizer(made):
 
 
 def test_the_card_has_a_header_the_hub_can_read(made):
-    made.run.update_manifest(
-        "recipe", {"model": {"name": "/home/me/model"}, "corpus": {"inputs": ["/home/me"]}}
-    )
+    made.run.update_manifest("recipe", {"model": {"name": "/home/me/model"}, "corpus": {"inputs": ["/home/me"]}})
     made.export(Exporting(content="text", license="cc-by-4.0", push_to="org/name"))
     card = (made.output / "README.md").read_text(encoding="utf-8")
     _, header, body = card.split("---\n", 2)

@@ -58,19 +58,16 @@ def row_moments(
     return RowMoments(mass, square)
 
 
-def _check(
-    q: Tensor, k: Tensor, positions: Tensor, distances: Sequence[int], skip_first: int, backend: str
-) -> None:
+def _check(q: Tensor, k: Tensor, positions: Tensor, distances: Sequence[int], skip_first: int, backend: str) -> None:
     if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(
-            f"q must be [B, R, H, K] and k [B, T, G, K] with the same B and K, got {tuple(q.shape)} and {tuple(k.shape)}"
+            f"q must be [B, R, H, K] and k [B, T, G, K] with the same B and K, "
+            f"got {tuple(q.shape)} and {tuple(k.shape)}"
         )
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"query heads must be a multiple of key heads, got {q.shape[2]} and {k.shape[2]}")
     if positions.shape != (q.shape[1],):
-        raise ValueError(
-            f"positions must have one entry per query row ({q.shape[1]}), got {tuple(positions.shape)}"
-        )
+        raise ValueError(f"positions must have one entry per query row ({q.shape[1]}), got {tuple(positions.shape)}")
     if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < k.shape[1]:
         low, high = int(positions.min()), int(positions.max())
         raise ValueError(f"positions must lie in [0, {k.shape[1]}), the keys given; got {low} to {high}")

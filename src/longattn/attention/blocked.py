@@ -12,9 +12,9 @@ BLOCK_ELEMENTS = 2**19
 def row_moments(
     q_BRHK: Tensor, k_BTGK: Tensor, positions_R: Tensor, distances: list[int], skip_first: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Mass and square, each float64 [B, H, R, D]; sums within a block in the working precision, quotients in float64."""
+    """Mass and square, each float64 [B, H, R, D]; sums over a block of keys in float32, quotients in float64."""
     working = torch.promote_types(torch.promote_types(q_BRHK.dtype, k_BTGK.dtype), torch.float32)
-    (B, R, H, K), G = q_BRHK.shape, k_BTGK.shape[2]
+    (B, R, H, _), G = q_BRHK.shape, k_BTGK.shape[2]
     order_R = positions_R.argsort()
     sorted_positions = positions_R[order_R].tolist()
     totals_BHR1 = q_BRHK.new_empty(B, H, R, 1, dtype=working)
@@ -36,9 +36,7 @@ def row_moments(
     # float64 does not exist on every device (MPS)
     device = totals_BHR1.device if totals_BHR1.device.type != "mps" else "cpu"
     totals = totals_BHR1.to(device, torch.float64)
-    return far_BHRD.to(device, torch.float64) / totals, squares_BHRD.to(
-        device, torch.float64
-    ) / totals.square()
+    return far_BHRD.to(device, torch.float64) / totals, squares_BHRD.to(device, torch.float64) / totals.square()
 
 
 def _blocks(sorted_positions: list[int], heads: int) -> list[slice]:
@@ -47,8 +45,7 @@ def _blocks(sorted_positions: list[int], heads: int) -> list[slice]:
     while start < len(sorted_positions):
         stop = start + 1
         while (
-            stop < len(sorted_positions)
-            and (stop + 1 - start) * heads * (sorted_positions[stop] + 1) <= BLOCK_ELEMENTS
+            stop < len(sorted_positions) and (stop + 1 - start) * heads * (sorted_positions[stop] + 1) <= BLOCK_ELEMENTS
         ):
             stop += 1
         blocks.append(slice(start, stop))

@@ -105,10 +105,7 @@ class Interpreter:
             return self.part.source
         # a text file has no fields, so that the next rule decides
         if corpus.source_field and self.kind.format != "text":
-            name = (
-                _name(look_up(values, corpus.source_field), corpus.source_field, "bad_source")
-                or corpus.source
-            )
+            name = _name(look_up(values, corpus.source_field), corpus.source_field, "bad_source") or corpus.source
             if name is None:
                 raise _Refused(
                     "bad_source",
@@ -123,6 +120,8 @@ class Interpreter:
         return corpus.source or "all"
 
     def _carried(self, values: dict[str, Any]) -> dict[str, Any]:
+        if not self.fields:
+            return {}
         corpus = self.corpus
         roles = [name for name in (corpus.text_field, corpus.id_field, corpus.source_field) if name]
         if "*" in self.fields:
@@ -164,9 +163,7 @@ def _text(value: Any, corpus: Corpus) -> str:
         except UnicodeDecodeError as error:
             raise _Refused("invalid_utf8", f"the text is not UTF-8 at its byte {error.start}") from error
     if not isinstance(value, str):
-        raise _Refused(
-            "text_not_string", f"the field {corpus.text_field!r} is of type {type(value).__name__}"
-        )
+        raise _Refused("text_not_string", f"the field {corpus.text_field!r} is of type {type(value).__name__}")
     if 4 * len(value) > corpus.max_doc_bytes and utf8_bytes(value) > corpus.max_doc_bytes:
         raise _Refused("too_large", f"the text has more than {corpus.max_doc_bytes} bytes")
     return _not_empty(value)
@@ -186,9 +183,7 @@ def _name(value: Any, field: str, reason: str) -> str | None:
         value = str(value)
     if not isinstance(value, str):
         hint = "; integers beyond 64 bits must be written as strings" if isinstance(value, float) else ""
-        raise _Refused(
-            reason, f"the field {field!r} is of type {type(value).__name__}: {sample(str(value))}{hint}"
-        )
+        raise _Refused(reason, f"the field {field!r} is of type {type(value).__name__}: {sample(str(value))}{hint}")
     if len(value) > _MAX_NAME:
         raise _Refused(reason, f"the field {field!r} has {len(value)} characters, more than {_MAX_NAME}")
     return value

@@ -18,9 +18,7 @@ _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 
 # Options are told from a file name's own question mark, or a glob's, by the ``name=`` that follows.
-_URI = re.compile(
-    r"(?P<root>[A-Za-z][A-Za-z0-9+.-]+://[^/?]*)(?P<path>.*?)(?P<options>\?[A-Za-z_]+=.*)?", re.DOTALL
-)
+_URI = re.compile(r"(?P<root>[A-Za-z][A-Za-z0-9+.-]+://[^/?]*)(?P<path>.*?)(?P<options>\?[A-Za-z_]+=.*)?", re.DOTALL)
 
 FETCH_BYTES = 4 * 2**20
 """Bytes asked of a file system at a time; object stores answer each request with a delay."""

@@ -91,8 +91,10 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
     part, columns, row = rules.part, rules.columns(), 0
     try:
         with files.open_seekable(part.file) as stream:
-            # without a buffer size, the whole column of a row group is fetched at once
-            file = pq.ParquetFile(stream, buffer_size=files.FETCH_BYTES, page_checksum_verification=True)
+            # pyarrow's defaults for these two fetch all columns of a row group at once
+            file = pq.ParquetFile(
+                stream, buffer_size=files.FETCH_BYTES, pre_buffer=False, page_checksum_verification=True
+            )
             meta = file.metadata
             row = sum(meta.row_group(group).num_rows for group in range(part.start))
             problem = text_column_problem(file.schema_arrow, rules.corpus.text_field)
@@ -116,6 +118,8 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
 
 def text_column_problem(schema: pa.Schema, name: str) -> tuple[str, str] | None:
     """Reason and detail if no text can come from the column of this (dotted) name."""
+    if len(set(schema.names)) < len(schema.names):
+        return "unreadable", f"two columns have the same name; there are: {', '.join(schema.names)}"
     type = _column_type(schema, name)
     if type is None:
         return "missing_text", f"no column {name!r}; there are: {', '.join(schema.names)}"

@@ -22,9 +22,7 @@ def join(records: Iterable[Keyed | Reject], corpus: Corpus) -> Iterator[Document
             yield record
             continue
         if record.key in ended:
-            yield _refuse(
-                record, "join_key_not_adjacent", "was seen before another key; sort the file by the key"
-            )
+            yield _refuse(record, "join_key_not_adjacent", "was seen before another key; sort the file by the key")
             continue
         if record.key != run.key:
             if run.key is not None:
@@ -86,7 +84,7 @@ class _Run:
 
 
 def _rank(order: Any) -> tuple[int, Any]:
-    """Numbers by value, then all else by its text, then what has no order; ties keep the order of the input."""
+    """Numbers by value, then all else by its text, then what has no order; ties stay as they were."""
     if order is None or order != order:
         return 2, 0
     return (0, order) if isinstance(order, int | float | Decimal) else (1, str(order))

@@ -39,7 +39,7 @@ def list_files(corpus: Corpus) -> Listing:
     names that begin with a dot are hidden. So are JSONL and Parquet files whose own or folder's name begins
     with an underscore (``_delta_log``, ``_temporary``), but not text files (``__init__.py``).
     """
-    if not all(corpus.inputs) or not corpus.inputs:
+    if not corpus.inputs or "" in corpus.inputs:
         raise CorpusError("no input is given; name at least one file, folder or glob")
     found: dict[str, Slice] = {}
     skipped: Counter[str] = Counter()
@@ -163,9 +163,7 @@ def _walk(folder: str, skipped: Counter[str]) -> list[tuple[str, FileInfo]]:
             names = list(_walk_local(folder, skipped))
             return list(zip(names, file_system.get_file_info(names), strict=True))
         infos = file_system.get_file_info(FileSelector(path, recursive=True))
-        return [
-            (files.uri_like(folder, info.path), info) for info in infos if info.type != FileType.Directory
-        ]
+        return [(files.uri_like(folder, info.path), info) for info in infos if info.type != FileType.Directory]
 
 
 @contextmanager

@@ -52,9 +52,7 @@ class UnitReader(Iterator[Document | Reject]):
         if changed := _change(rules):
             yield changed
             return
-        records = (
-            json_records(rules, self.line_counts) if rules.kind.format == "jsonl" else parquet_records(rules)
-        )
+        records = json_records(rules, self.line_counts) if rules.kind.format == "jsonl" else parquet_records(rules)
         if self._corpus.join_by:
             yield from join(map(rules.keyed, records), self._corpus)
         else:
@@ -85,7 +83,5 @@ def _change(rules: Interpreter) -> Reject | None:
     try:
         files.check_unchanged(part)
     except OSError as error:
-        return reject(
-            part.file, part.start if rules.kind.format == "jsonl" else 0, None, "unreadable", str(error)
-        )
+        return reject(part.file, part.start if rules.kind.format == "jsonl" else 0, None, "unreadable", str(error))
     return None

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,11 +40,10 @@ def joined_folder(part: Slice) -> str:
 
 
 def _atoms(parts: Iterable[Slice], corpus: Corpus) -> dict[str, Atom]:
-    atoms: dict[str, Atom] = {}
+    atoms: dict[str, list[Slice]] = {}
     for part in parts:
-        key = _atom_key(part, corpus)
-        atoms[key] = (*atoms.get(key, ()), part)
-    return atoms
+        atoms.setdefault(_atom_key(part, corpus), []).append(part)
+    return {key: tuple(same) for key, same in atoms.items()}
 
 
 def _atom_key(part: Slice, corpus: Corpus) -> str:
@@ -96,7 +94,7 @@ def _units(atoms: Iterable[Atom], corpus: Corpus) -> Iterator[WorkUnit]:
         together: list[Slice] = []
         num_bytes = 0
         for atom in same_format:
-            pieces = _split(atom[0], corpus) if len(atom) == 1 else []
+            pieces = _split(atom[0], corpus)
             if len(pieces) > 1:
                 yield from (WorkUnit((piece,)) for piece in pieces)
                 continue
@@ -115,14 +113,18 @@ def _split(whole: Slice, corpus: Corpus) -> list[Slice]:
     kind = files.kind_of(whole.file, corpus.text_suffixes)
     if kind is None or kind.compression or corpus.join_by or whole.size <= corpus.unit_bytes:
         return [whole]
+    borders: list[int] = []
     if kind.format == "jsonl":
         count = -(-whole.size // corpus.unit_bytes)
         borders = [whole.size * i // count for i in range(1, count)]
     elif kind.format == "parquet":
         borders = _group_borders(whole, corpus)
-    else:
-        borders = []
-    return [replace(whole, start=start or 0, stop=stop) for start, stop in pairwise([None, *borders, None])]
+    if not borders:
+        return [whole]
+    # slices are of about one size, and only estimates ask for it
+    covers = whole.size // (len(borders) + 1)
+    ends = zip([0, *borders], [*borders, None], strict=True)
+    return [replace(whole, start=start, stop=stop, covers=covers) for start, stop in ends]
 
 
 def _group_borders(whole: Slice, corpus: Corpus) -> list[int]:

@@ -178,17 +178,11 @@ class _Queue:
         """Wait a moment for results; put back what a dead process had in hand."""
         done, _ = wait([*self.cutting, *self.scoring], timeout=0.2, return_when=FIRST_COMPLETED)
         for future in done:
+            unit = self.cutting[future] if future in self.cutting else self.scoring[future][0]
             try:
-                if future in self.cutting:
-                    unit = self.cutting.pop(future)
-                    self.ready.append((unit, future.result()))
-                else:
-                    unit, pieces, _ = self.scoring.pop(future)
-                    counts = future.result()
-                    self.measured_windows += len(pieces.windows)
-                    tally.unit_done(unit, counts)
+                self._take(future, tally)
             except BrokenProcessPool:
-                self._suspect(unit)
+                (self.lost if unit.id in self.tried_alone else self.suspects).append(unit)
                 pools.mend()
         windows, tokens = pools.counters
         in_hand = sum(unit.num_bytes for unit, _, _ in self.scoring.values())
@@ -196,8 +190,15 @@ class _Queue:
         share = min(1.0, (windows - self.measured_windows) / planned) if planned else 0.0
         tally.show(windows, tokens, tally.finished_bytes + max(0.0, share) * in_hand)
 
-    def _suspect(self, unit: WorkUnit) -> None:
-        (self.lost if unit.id in self.tried_alone else self.suspects).append(unit)
+    def _take(self, future: Future, tally: _Tally) -> None:
+        """Move a unit on by what its process returned, or raise what it raised."""
+        if future in self.cutting:
+            self.ready.append((self.cutting.pop(future), future.result()))
+            return
+        unit, pieces, _ = self.scoring.pop(future)
+        counts = future.result()
+        self.measured_windows += len(pieces.windows)
+        tally.unit_done(unit, counts)
 
 
 class _Pools:
@@ -210,9 +211,7 @@ class _Pools:
 
     def __enter__(self) -> "_Pools":
         self.cutters = self._cutters()
-        self.scorers = [
-            self._scorer(device) for device in devices(self._compute, needed=bool(self._job.layers))
-        ]
+        self.scorers = [self._scorer(device) for device in devices(self._compute, needed=bool(self._job.layers))]
         # as a task, not as an initializer, whose exceptions would be lost
         self._loading = [pool.submit(_load_model) for pool in self.scorers]
         return self

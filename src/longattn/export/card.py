@@ -19,9 +19,7 @@ def dataset_card(summary: ExportSummary, rule: Exporting, manifest: Mapping[str,
     import yaml
     from huggingface_hub import DatasetCardData
 
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     environment.filters |= {"cell": cell, "thousands": "{:,}".format}
     template = resources.files("longattn.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
     recipe = _public(manifest.get("recipe", {}))
@@ -72,7 +70,7 @@ def _header(summary: ExportSummary, rule: Exporting) -> dict[str, Any]:
 
 def _public(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's settings that had a part in the selection, without where files lie."""
-    public = {name: section for name, section in recipe.items() if name != "export"}
+    public = {name: section for name, section in recipe.items() if name != "write"}
     if "corpus" in public:
         public["corpus"] = {name: value for name, value in public["corpus"].items() if name != "inputs"}
     if "settings" in public:
@@ -85,7 +83,7 @@ def _public(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader looks for first, by name; what the manifest does not say is left out."""
-    weights = recipe.get("select", {}).get("weights", {})
+    weights = recipe.get("keep", {}).get("weights", {})
     windows = manifest.get("tables", {}).get("windows", {}).get("settings", {})
     facts = {
         "scorers": ", ".join(recipe.get("scorers", ())),

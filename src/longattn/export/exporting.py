@@ -17,10 +17,10 @@ from longattn.export.card import dataset_card
 from longattn.export.carrying import carried_name, carried_schema, to_json
 from longattn.export.jsonl import JsonLines, ZstdJsonLines
 from longattn.export.parquet import Parquet
-from longattn.export.rereading import Passage, Rereader, passages, read_selection
+from longattn.export.rereading import Passage, Rereader, read_selection
 from longattn.export.retokenizing import Retokenized, retokenize
 from longattn.export.staging import replacing
-from longattn.export.summary import ExportedFile, ExportSummary
+from longattn.export.summary import FILE_NAME, ExportedFile, ExportSummary
 from longattn.records import WorkUnit
 from longattn.settings import Corpus, Exporting
 from longattn.tables import RunFolder, Table, durable, write_json, write_text
@@ -28,9 +28,6 @@ from longattn.tokens import Tokenizer
 
 FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": JsonLines(), "jsonl.zst": ZstdJsonLines()}
 """Trainer formats by the name that ``Exporting.format`` takes."""
-
-SUMMARY = "export.json"
-"""File of an export that holds its :class:`ExportSummary`; a folder with it is an export."""
 
 COLUMNS = pa.schema(
     [
@@ -85,19 +82,17 @@ def export(
     names = _column_names(rule)
     tally = _Tally(names, retokenizer, len(reader.chosen.scores), progress)
     format = FORMATS[rule.format]
-    with run.lock("export"), replacing(output, marker=SUMMARY) as folder:
-        found = (p for document, kept in reader.documents() for p in passages(document, kept, own_tokenizer))
+    with run.lock("export"), replacing(output, marker=FILE_NAME) as folder:
         schema = _schema(names, reader, format)
-        files = _write_files(folder, format, schema, (tally.row(passage) for passage in found), rule)
+        rows = map(tally.row, reader.passages(own_tokenizer))
+        files = _write_files(folder, format, schema, rows, rule)
         summary = tally.summary(rule, files)
         write_text(folder / "README.md", dataset_card(summary, rule, run.manifest()))
-        write_json(folder / SUMMARY, summary)
+        write_json(folder / FILE_NAME, summary)
     return summary
 
 
-def _check(
-    windows: Table, tokenizer: Tokenizer | None, rule: Exporting, retokenizer: Tokenizer | None
-) -> None:
+def _check(windows: Table, tokenizer: Tokenizer | None, rule: Exporting, retokenizer: Tokenizer | None) -> None:
     if rule.format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {rule.format!r}")
     for name in ("file_bytes", "row_group_bytes"):
@@ -108,9 +103,7 @@ def _check(
     if rule.content != "text" and tokenizer is None and retokenizer is None:
         raise ValueError(f"content={rule.content!r} needs the tokenizer that cut the windows, got None")
     if tokenizer is not None and tokenizer.hash != (cut_by := windows.settings["tokenizer"]):
-        raise RunError(
-            f"the windows were cut by the tokenizer {cut_by}, this one is {tokenizer.hash}; give the other"
-        )
+        raise RunError(f"the windows were cut by the tokenizer {cut_by}, this one is {tokenizer.hash}; give the other")
 
 
 def _column_names(rule: Exporting) -> list[str]:
@@ -136,9 +129,7 @@ def _carried(fields: Mapping[str, Any]) -> dict[str, Any]:
 class _Tally:
     """Makes the rows, and counts what goes through."""
 
-    def __init__(
-        self, names: Sequence[str], retokenizer: Tokenizer | None, total: int, progress: Progress
-    ) -> None:
+    def __init__(self, names: Sequence[str], retokenizer: Tokenizer | None, total: int, progress: Progress) -> None:
         self._names, self._retokenizer, self._total, self._progress = names, retokenizer, total, progress
         self._windows: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from longattn.errors import RunError
+from longattn.export.summary import FILE_NAME
 
 
 def push(folder: Path, repository: str, *, private: bool = True) -> str:
@@ -14,7 +15,7 @@ def push(folder: Path, repository: str, *, private: bool = True) -> str:
     """
     from huggingface_hub import HfApi
 
-    if not (folder / "export.json").exists():
+    if not (folder / FILE_NAME).exists():
         raise RunError(f"{folder} is no finished export; export before pushing")
     api = HfApi(library_name="longattn")
     address = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
@@ -22,7 +23,7 @@ def push(folder: Path, repository: str, *, private: bool = True) -> str:
         repo_id=repository,
         repo_type="dataset",
         folder_path=folder,
-        delete_patterns=["part-*", "export.json"],
+        delete_patterns=["part-*", FILE_NAME],
         commit_message="Upload windows selected by longattn",
     )
     return str(address)

@@ -33,9 +33,7 @@ class Parquet(Format):
         ) as writer:
             for rows in batches:
                 columns = [_column(rows, field) for field in schema]
-                writer.write_table(
-                    pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(rows))
-                )
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(rows)))
 
 
 def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:

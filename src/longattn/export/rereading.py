@@ -121,6 +121,12 @@ class Rereader:
                 "of them; select again"
             )
 
+    def passages(self, tokenizer: Tokenizer | None) -> Iterator["Passage"]:
+        """The content of every kept window; with the tokenizer that cut it, its token ids as well."""
+        for document, windows in self.documents():
+            yield from _passages(document, windows, tokenizer)
+            del document
+
     def _first_readings(self) -> dict[str, Reading]:
         """Which of several documents of the same id was kept: the first by file and position."""
         first: dict[str, Reading] = {}
@@ -153,6 +159,8 @@ class Rereader:
                 yield _checked(record, windows), sorted(windows, key=lambda window: window.start)
             if not wanted:
                 return
+            # a document may take most of the memory, so this one has to be gone when the next is read
+            del record
         (file, position), windows = next(iter(wanted.items()))
         raise RunError(
             f"{file}: the document {windows[0].doc_id!r} at {position} cannot be read again "
@@ -160,9 +168,7 @@ class Rereader:
         )
 
 
-def read_texts(
-    units: Sequence[WorkUnit], windows: Table, window_ids: Iterable[str], corpus: Corpus
-) -> dict[str, str]:
+def read_texts(units: Sequence[WorkUnit], windows: Table, window_ids: Iterable[str], corpus: Corpus) -> dict[str, str]:
     """The texts of some windows by id, read again from the input; kept or not.
 
     Raises :class:`RunError` for a window that cannot be read again.
@@ -201,7 +207,7 @@ class Passage:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def passages(document: Document, windows: Sequence[Kept], tokenizer: Tokenizer | None) -> Iterator[Passage]:
+def _passages(document: Document, windows: Sequence[Kept], tokenizer: Tokenizer | None) -> Iterator[Passage]:
     """The windows' texts and, with a tokenizer, token ids, cut from one document.
 
     Raises :class:`RunError` where the tokens are not those that were measured.
@@ -215,7 +221,8 @@ def passages(document: Document, windows: Sequence[Kept], tokenizer: Tokenizer |
                     f"{window.file}: the document {window.doc_id!r} has {len(tokenized.ids)} tokens, where "
                     f"{window.doc_tokens} were measured, or other ones; {REMEDY}"
                 )
-            tokens = tokenized.ids[window.start : window.start + window.num_tokens]
+            # a copy, since a view would keep the ids of the whole document
+            tokens = tokenized.ids[window.start : window.start + window.num_tokens].copy()
         text = document.text[window.char_start : window.char_end]
         parts = parts_within(document.parts, window.char_start, window.char_end)
         yield Passage(window, text, tokens, parts, dict(document.fields))

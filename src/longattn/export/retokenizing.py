@@ -1,6 +1,6 @@
 """Encode selected windows again for the model that will be trained on them, and state what that changes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ class Retokenized:
     tokens_before: int = 0
     tokens_after: int = 0
     """Tokens of the windows' whole texts in the trainee's tokenizer, before anything is cut off."""
-    shortest: int | None = None
-    longest: int | None = None
+    shortest: int = 0
+    longest: int = 0
     longer: int = 0
     """Windows with more tokens than before; ``tokens`` is cut at the window's length, ``text`` left whole."""
     shorter: int = 0
@@ -28,16 +28,16 @@ class Retokenized:
 
     def adding(self, before: int, after: int) -> "Retokenized":
         """The sums with one more window."""
-        return type(self)(
-            self.tokenizer,
-            self.windows + 1,
-            self.tokens_before + before,
-            self.tokens_after + after,
-            after if self.shortest is None else min(self.shortest, after),
-            after if self.longest is None else max(self.longest, after),
-            self.longer + (after > before),
-            self.shorter + (after < before),
-            self.tokens_cut + max(0, after - before),
+        return replace(
+            self,
+            windows=self.windows + 1,
+            tokens_before=self.tokens_before + before,
+            tokens_after=self.tokens_after + after,
+            shortest=min(after, self.shortest or after),
+            longest=max(after, self.longest),
+            longer=self.longer + (after > before),
+            shorter=self.shorter + (after < before),
+            tokens_cut=self.tokens_cut + max(0, after - before),
         )
 
     @property

@@ -25,7 +25,11 @@ def replacing(folder: Path, *, marker: str) -> Iterator[Path]:
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
-    yield new
+    try:
+        yield new
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     sync_folder(new)
     if folder.exists():
         folder.rename(old)

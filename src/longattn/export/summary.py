@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from longattn.export.retokenizing import Retokenized
 
+FILE_NAME = "export.json"
+"""Where an export holds its :class:`ExportSummary`; a folder with it is an export."""
+
 
 @dataclass(frozen=True)
 class ExportedFile:
@@ -17,7 +20,7 @@ class ExportedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """Counts and files of one export; written beside them as ``export.json``."""
+    """Counts and files of one export; written beside them."""
 
     format: str
     content: str

@@ -6,7 +6,6 @@ reader never sees a part, and of two processes that build the same thing at once
 it.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -43,9 +42,12 @@ def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         sync_folder(partial)
-        # a folder that another process has put there meanwhile has the same content
-        with contextlib.suppress(FileExistsError):
+        try:
             partial.rename(folder)
+        except OSError:
+            # another process may have put the same content there meanwhile
+            if not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(folder.parent)

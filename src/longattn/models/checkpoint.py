@@ -57,15 +57,11 @@ def resolve(model: settings.Model) -> Checkpoint:
         from longattn.models.hub import resolve_repository
 
         return resolve_repository(name)
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(name, path)
     if not path.exists():
-        hint = (
-            f"; a model on the Hugging Face hub is hf://{name}"
-            if re.fullmatch(r"[\w.-]+/[\w.@-]+", name)
-            else ""
-        )
+        hint = f"; a model on the Hugging Face hub is hf://{name}" if re.fullmatch(r"[\w.-]+/[\w.@-]+", name) else ""
         raise FileNotFoundError(f"there is no model {name}{hint}")
     if path.suffix == ".gguf":
         return _from_folder(name, convert_gguf(path))
@@ -136,9 +132,7 @@ def parse_config(name: str, content: bytes) -> dict[str, Any]:
             f"transformers has the model type {config.get('model_type')!r}, remove auto_map from a local copy"
         )
     if "quantization_config" in config:
-        raise ModelError(
-            f"{name} has quantised weights; use the checkpoint they were made from, or a GGUF file"
-        )
+        raise ModelError(f"{name} has quantised weights; use the checkpoint they were made from, or a GGUF file")
     return config
 
 

@@ -77,9 +77,7 @@ def _check_layers(config: PreTrainedConfig, layers: Sequence[int], window: int) 
         raise ModelError(f"layers of the kind {', '.join(other)} are not supported")
     reach = getattr(config, "sliding_window", None)
     if reach and reach < window and (not kinds or "sliding_attention" in used):
-        raise ModelError(
-            f"its attention reaches only {reach} tokens back (sliding window), windows have {window}"
-        )
+        raise ModelError(f"its attention reaches only {reach} tokens back (sliding window), windows have {window}")
 
 
 def _set_rope_theta(config: PreTrainedConfig, theta: float | None) -> None:
@@ -96,9 +94,7 @@ def _check_positions(config: PreTrainedConfig, model: settings.Model, window: in
     if window <= limit:
         return
     if not _rope(config):
-        raise ModelError(
-            f"windows have {window} tokens, more than the {limit} positions that it has embeddings for"
-        )
+        raise ModelError(f"windows have {window} tokens, more than the {limit} positions that it has embeddings for")
     if model.rope_theta is None and not model.allow_extrapolation:
         raise ModelError(
             f"it was made for {limit} positions, windows have {window} tokens; set rope_theta (the released "

@@ -146,7 +146,5 @@ def _rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], eps: float
     return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-def _rotate(
-    x: Float[Tensor, "N H K"], cos: Float[Tensor, "N K"], sin: Float[Tensor, "N K"]
-) -> Float[Tensor, "N H K"]:
+def _rotate(x: Float[Tensor, "N H K"], cos: Float[Tensor, "N K"], sin: Float[Tensor, "N K"]) -> Float[Tensor, "N H K"]:
     return x * cos[:, None] + rotate_half(x) * sin[:, None]

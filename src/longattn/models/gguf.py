@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import gguf.quants
 import numpy as np
 import numpy.typing as npt
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from longattn.errors import ModelError
 from longattn.models.cache import cached_folder, file_digest
 from longattn.models.gguf_file import GGUFFile, Quantised, read_gguf
+from longattn.models.gguf_tokenizer import gguf_tokenizer, gguf_tokenizer_config, special_tokens
 from longattn.models.weights import write_safetensors
-from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT
 
 _VERSION = 1
 """Part of the name in the cache; a change of what is written needs a new number."""
@@ -38,34 +37,29 @@ def convert_gguf(path: Path) -> Path:
 
 def _convert(path: Path, digest: str, folder: Path) -> None:
     file = read_gguf(path)
-    shape = _shape(file)
-    sources = _sources(file, shape)
-    config = _config(file, shape)
     try:
-        _tokenizer(file.metadata).save(str(folder / "tokenizer.json"))
+        shape = _shape(file)
+        tokenizer, tokenizer_config = gguf_tokenizer(file.metadata), gguf_tokenizer_config(file.metadata)
+        sources, config = _sources(file, shape), _config(file, shape)
     except ModelError:
         raise
-    except Exception as error:  # the library raises bare Exception for merges that do not fit the vocabulary
-        raise ModelError(f"the tokenizer in {path} cannot be used: {error}") from error
-    specs = {
-        name: ("F32", source.tensor.shape, 4 * math.prod(source.tensor.shape))
-        for name, source in sources.items()
-    }
+    except Exception as error:  # the library tokenizers raises bare Exception for merges that do not fit
+        raise ModelError(f"{path} has a header that does not add up: {error!r}") from error
+    tokenizer.save(str(folder / "tokenizer.json"))
+    shapes = {name: source.tensor.shape for name, source in sources.items()}
+    specs = {name: ("F32", dimensions, 4 * math.prod(dimensions)) for name, dimensions in shapes.items()}
     write_safetensors(folder / "model.safetensors", specs, _float_chunks(sources))
     _write_json(folder / "config.json", config)
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(file.metadata))
-    licence = file.metadata.get("general.license", "unknown")
+    _write_json(folder / "tokenizer_config.json", tokenizer_config)
     (folder / "README.md").write_text(
-        f"---\nlicense: {licence}\n---\n\nConverted from {path.name} (SHA-256 {digest}) by longattn: dequantised to "
-        "float32, query and key rows in the order that transformers uses.\n"
+        f"---\nlicense: {file.metadata.get('general.license', 'unknown')}\n---\n\n"
+        f"Converted from {path.name} (SHA-256 {digest}) by longattn: dequantised to float32, rows of queries and "
+        "keys in the order that transformers uses.\n"
     )
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-# --- numbers that describe the model ---------------------------------------------------------------------------------
 
 
 class _Shape(NamedTuple):
@@ -90,9 +84,7 @@ def _shape(file: GGUFFile) -> _Shape:
     def count(name: str, default: int | None = None) -> int:
         value = file.metadata.get(f"{architecture}.{name}", default)
         if type(value) is not int or not 1 <= value < 2**31:
-            raise ModelError(
-                f"the GGUF file's {architecture}.{name} must be a positive number, got {value!r}"
-            )
+            raise ModelError(f"the GGUF file's {architecture}.{name} must be a positive number, got {value!r}")
         return value
 
     heads, hidden = count("attention.head_count"), count("embedding_length")
@@ -109,9 +101,7 @@ def _shape(file: GGUFFile) -> _Shape:
         positions=count("context_length"),
     )
     if heads % shape.key_heads or head_dim % 2:
-        raise ModelError(
-            f"{heads} heads of {head_dim}, {shape.key_heads} of them for keys, is no attention known here"
-        )
+        raise ModelError(f"{heads} heads of {head_dim}, {shape.key_heads} of them for keys, is no attention known here")
     for name in ("rope.dimension_count", "attention.value_length"):
         if count(name, head_dim) != head_dim:
             raise ModelError(
@@ -125,9 +115,7 @@ def _config(file: GGUFFile, shape: _Shape) -> dict[str, Any]:
     architecture, metadata = shape.architecture, file.metadata
     window = metadata.get(f"{architecture}.attention.sliding_window")
     if metadata.get(f"{architecture}.expert_count") or window:
-        raise ModelError(
-            "GGUF files with experts or sliding windows are not supported; use the safetensors checkpoint"
-        )
+        raise ModelError("GGUF files with experts or sliding windows are not supported; use the safetensors checkpoint")
     config = {
         "architectures": [_CLASSES[architecture]],
         "model_type": architecture,
@@ -147,12 +135,8 @@ def _config(file: GGUFFile, shape: _Shape) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "dtype": "float32",
     }
-    special = {
-        f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()
-    }
-    return config | {
-        name: value for name, value in special.items() if value is not None and name != "unk_token_id"
-    }
+    special = special_tokens(metadata)
+    return config | {f"{name}_token_id": special[name] for name in ("bos", "eos", "pad") if name in special}
 
 
 def _decimal(value: float) -> float:
@@ -180,16 +164,11 @@ def _rope_scaling(file: GGUFFile, shape: _Shape) -> dict[str, Any] | None:
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
-        raise ModelError(
-            f"GGUF files with {kind!r} scaling of rotary embeddings are not supported; use safetensors"
-        )
+        raise ModelError(f"GGUF files with {kind!r} scaling of rotary embeddings are not supported; use safetensors")
     scaling = {"rope_type": kind, "factor": _decimal(file.metadata[f"{prefix}.factor"])}
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = file.metadata[f"{prefix}.original_context_length"]
     return scaling
-
-
-# --- tensors ---------------------------------------------------------------------------------------------------------
 
 
 class _Source(NamedTuple):
@@ -209,25 +188,17 @@ def _sources(file: GGUFFile, shape: _Shape) -> dict[str, _Source]:
         for name, (target, dimensions) in _layer_tensors(shape).items():
             table[f"blk.{layer}.{name}"] = (f"model.layers.{layer}.{target}", dimensions)
     if unknown := sorted(file.tensors.keys() - table.keys() - {"rope_freqs.weight"}):
-        raise ModelError(
-            f"{shape.architecture} GGUF files with the tensors {', '.join(unknown[:5])} are not supported"
-        )
+        raise ModelError(f"{shape.architecture} GGUF files with the tensors {', '.join(unknown[:5])} are not supported")
     if missing := sorted(table.keys() - file.tensors.keys() - {"output.weight"}):
         raise ModelError(f"the GGUF file lacks the tensors {', '.join(missing[:5])}")
-    permuted = (
-        {"attn_q.weight": shape.heads, "attn_k.weight": shape.key_heads}
-        if shape.architecture == "llama"
-        else {}
-    )
+    permuted = {"attn_q.weight": shape.heads, "attn_k.weight": shape.key_heads} if shape.architecture == "llama" else {}
     sources = {}
     for name, tensor in file.tensors.items():
         if name not in table:
             continue
         target, dimensions = table[name]
         if tensor.shape != dimensions:
-            raise ModelError(
-                f"the GGUF file's tensor {name} has shape {tensor.shape}, its header implies {dimensions}"
-            )
+            raise ModelError(f"the GGUF file's tensor {name} has shape {tensor.shape}, its header implies {dimensions}")
         sources[target] = _Source(tensor, permuted.get(name.split(".", 2)[-1], 0))
     return sources
 
@@ -249,13 +220,9 @@ def _layer_tensors(shape: _Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
     }
     if shape.architecture == "qwen2":
         biases = {"q": rows, "k": key_rows, "v": key_rows}
-        tensors |= {
-            f"attn_{name}.bias": (f"self_attn.{name}_proj.bias", (size,)) for name, size in biases.items()
-        }
+        tensors |= {f"attn_{name}.bias": (f"self_attn.{name}_proj.bias", (size,)) for name, size in biases.items()}
     if shape.architecture == "qwen3":
-        tensors |= {
-            f"attn_{name}_norm.weight": (f"self_attn.{name}_norm.weight", (shape.head_dim,)) for name in "qk"
-        }
+        tensors |= {f"attn_{name}_norm.weight": (f"self_attn.{name}_norm.weight", (shape.head_dim,)) for name in "qk"}
     return tensors
 
 
@@ -281,129 +248,4 @@ def _dequantise(tensor: Quantised) -> npt.NDArray[np.float32]:
     try:
         return gguf.quants.dequantize(tensor.data, kind)
     except NotImplementedError as error:
-        raise ModelError(
-            f"tensors quantised as {kind.name} cannot be read; use another quantisation"
-        ) from error
-
-
-# --- tokenizer -------------------------------------------------------------------------------------------------------
-
-_CONTROL, _USER_DEFINED = 3, 4
-_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-
-
-def _tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
-    kind = metadata.get("tokenizer.ggml.model")
-    tokens: list[str] = metadata.get("tokenizer.ggml.tokens", [])
-    types: list[int] = metadata.get("tokenizer.ggml.token_type", [])
-    if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
-        raise ModelError(
-            f"the GGUF file has {len(tokens)} tokens, {len(set(tokens))} different, and {len(types)} types"
-        )
-    match kind:
-        case "gpt2":
-            tokenizer = _byte_level(metadata, tokens)
-        case "llama":
-            tokenizer = _sentencepiece(metadata, tokens, types)
-        case _:
-            raise ModelError(f"GGUF files with a {kind!r} tokenizer are not supported, only gpt2 and llama")
-    pairs = list(zip(tokens, types, strict=True))
-    tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False) for token, kind in pairs if kind == _CONTROL]
-    )
-    tokenizer.add_tokens(
-        [AddedToken(token, normalized=False) for token, kind in pairs if kind == _USER_DEFINED]
-    )
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    if bos is not None and metadata.get("tokenizer.ggml.add_bos_token", kind == "llama"):
-        pair = (tokens[bos], bos)
-        tokenizer.post_processor = processors.TemplateProcessing(f"{pair[0]} $A", special_tokens=[pair])
-    return tokenizer
-
-
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
-    """Byte-level BPE; the name of its pre-tokenizer is all that the file says about it."""
-    name = metadata.get("tokenizer.ggml.pre")
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", ())]
-    vocab = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=name == "llama-bpe"))  # pyright: ignore[reportArgumentType]
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    match name:
-        case "smollm":
-            tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-                [pre_tokenizers.Digits(individual_digits=True), words]
-            )
-        case "gpt-2":
-            tokenizer.pre_tokenizer = words
-        case "llama-bpe":
-            tokenizer.pre_tokenizer = _split(LLAMA3_SPLIT)
-        case "qwen2":
-            tokenizer.normalizer = normalizers.NFC()
-            tokenizer.pre_tokenizer = _split(QWEN2_SPLIT)
-        case _:
-            raise ModelError(
-                f"the GGUF file's pre-tokenizer {name!r} is not known, only smollm, gpt-2, llama-bpe and qwen2; use the "
-                "model's own folder with safetensors and tokenizer.json"
-            )
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-
-
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
-    """BPE as SentencePiece does it: blanks are ``▁``, unknown characters become bytes, and merges follow the scores."""
-    scores: list[float] = metadata.get("tokenizer.ggml.scores", [])
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
-    if len(scores) != len(tokens) or not 0 <= unknown < len(tokens):
-        raise ModelError(
-            f"the GGUF file has {len(tokens)} tokens and {len(scores)} scores, unknown token {unknown}"
-        )
-    vocab = {token: index for index, token in enumerate(tokens)}
-    normal = {token: scores[index] for token, index in vocab.items() if types[index] == 1}
-    model = models.BPE(
-        vocab=vocab,
-        merges=_merges(vocab, normal),
-        unk_token=tokens[unknown],
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    tokenizer = Tokenizer(model)
-    blanks = normalizers.Replace(" ", "▁")
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), blanks]) if prefix else blanks
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-    return tokenizer
-
-
-def _merges(vocab: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a token, best score of the whole first."""
-    merges = [
-        (-score, index, vocab[token[:cut]], vocab[token[cut:]], token[:cut], token[cut:])
-        for index, (token, score) in enumerate(scores.items())
-        for cut in range(1, len(token))
-        if token[:cut] in scores and token[cut:] in scores
-    ]
-    return [merge[-2:] for merge in sorted(merges)]
-
-
-def _tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    tokens = metadata["tokenizer.ggml.tokens"]
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-    }
-    for name, key in _SPECIAL.items():
-        if (index := metadata.get(f"tokenizer.ggml.{key}_token_id")) is not None:
-            config[f"{name}_token"] = tokens[index]
-    if template := metadata.get("tokenizer.chat_template"):
-        config["chat_template"] = template
-    return config
+        raise ModelError(f"tensors quantised as {kind.name} cannot be read; use another quantisation") from error

@@ -129,9 +129,7 @@ class _Cursor:
     def tensor(self, start: int, shape: tuple[int, ...], kind: GGMLQuantizationType) -> Quantised:
         block_size, block_bytes = GGML_QUANT_SIZES[kind]
         if shape[-1] % block_size:
-            raise ValueError(
-                f"rows of {shape[-1]} values do not divide into {kind.name} blocks of {block_size}"
-            )
+            raise ValueError(f"rows of {shape[-1]} values do not divide into {kind.name} blocks of {block_size}")
         row_bytes = shape[-1] // block_size * block_bytes
         rows = math.prod(shape[:-1])
         self.at = start

@@ -87,9 +87,7 @@ class HubWeights(Weights):
         return LocalWeights(folder, dict.fromkeys(wanted, SINGLE_FILE))
 
     def _download(self, folder: Path, names: list[str]) -> None:
-        headers = {
-            file: self.repository.header(file) for file in sorted({self.files[name] for name in names})
-        }
+        headers = {file: self.repository.header(file) for file in sorted({self.files[name] for name in names})}
         infos = {name: headers[self.files[name]][name] for name in names}
         specs = {name: (info.dtype, info.shape, info.stop - info.start) for name, info in infos.items()}
         (folder / "config.json").write_text(json.dumps(self.config))
@@ -109,9 +107,7 @@ def resolve_repository(name: str) -> Checkpoint:
     with _asking(name):
         uri = parse_hf_uri(name)
         if uri.type != "model" or uri.path_in_repo:
-            raise ModelError(
-                f"{name} is not a model's address, which is hf://org/name or hf://org/name@revision"
-            )
+            raise ModelError(f"{name} is not a model's address, which is hf://org/name or hf://org/name@revision")
         info = HfApi().model_info(uri.id, revision=uri.revision)
         root = f"{uri.id}@{info.sha}"
         listing = cast("list[dict[str, Any]]", HfFileSystem().ls(root, detail=True))

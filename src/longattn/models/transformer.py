@@ -106,23 +106,36 @@ def load_any_layer(
     Raises ``ModelError`` for a model that is not a causal language model, that does not use the attention
     functions of ``transformers``, or whose checkpoint lacks tensors.
     """
-    kind = type(config)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_MAPPING:
-        raise ModelError(
-            f"{checkpoint.name}: transformers has no causal language model of the type {config.model_type}"
-        )
-    model_class = cast("type[PreTrainedModel]", MODEL_MAPPING[kind])
-    if not model_class._supports_attention_backend:
-        raise ModelError(
-            f"{checkpoint.name}: transformers cannot replace the attention of the type {config.model_type}"
-        )
-    AttentionInterface.register(_INTERFACE, _attend)
-    AttentionMaskInterface.register(_INTERFACE, _no_mask)
     num_layers = config.num_hidden_layers
     if config.model_type in FAMILIES:
         _shorten(config, max(layers) + 1)
+    module = _load_module(checkpoint, config, dtype)
+    loaded = AnyLayer(
+        name=checkpoint.name,
+        hash=checkpoint.hash,
+        num_layers=num_layers,
+        vocab_size=cast("nn.Embedding", module.get_input_embeddings()).num_embeddings,
+        max_positions=max_positions(config),
+        window=window,
+        device=device,
+        dtype=dtype,
+        module=cast("Any", module.eval()).to(device),
+    )
+    loaded.check(layers)
+    return loaded
+
+
+def _load_module(checkpoint: Checkpoint, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    kind = type(config)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_MAPPING:
+        raise ModelError(f"{checkpoint.name}: transformers has no causal language model {config.model_type!r}")
+    model_class = cast("type[PreTrainedModel]", MODEL_MAPPING[kind])
+    if not model_class._supports_attention_backend:
+        raise ModelError(f"{checkpoint.name}: the attention of {config.model_type!r} models cannot be read")
+    AttentionInterface.register(_INTERFACE, _attend)
+    AttentionMaskInterface.register(_INTERFACE, _no_mask)
     with _quiet():
-        module, report = model_class.from_pretrained(
+        module, report = cast("Any", model_class).from_pretrained(
             checkpoint.weights.fetch(_needed(checkpoint, config)).folder,
             config=config,
             dtype=dtype,
@@ -131,26 +144,14 @@ def load_any_layer(
             local_files_only=True,
             output_loading_info=True,
         )
+    # transformers fills in random numbers
     if absent := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise ModelError(
-            f"{checkpoint.name}: the checkpoint lacks {', '.join(absent[:5])}, or has it in another shape"
-        )
-    loaded = AnyLayer(
-        name=checkpoint.name,
-        hash=checkpoint.hash,
-        num_layers=num_layers,
-        vocab_size=module.get_input_embeddings().num_embeddings,
-        max_positions=max_positions(config),
-        window=window,
-        device=device,
-        dtype=dtype,
-        module=module.eval().to(device),
-    )
-    loaded.check(layers)
-    return loaded
+        raise ModelError(f"{checkpoint.name}: lacking, or of another shape: {', '.join(absent[:5])}")
+    return module
 
 
 def _shorten(config: PreTrainedConfig, depth: int) -> None:
+    """Leave out the layers beyond ``depth``."""
     config.num_hidden_layers = depth
     for name in ("layer_types", "no_rope_layers"):
         if per_layer := getattr(config, name, None):
@@ -161,9 +162,7 @@ def _needed(checkpoint: Checkpoint, config: PreTrainedConfig) -> list[str]:
     """The checkpoint's tensors without the head and without layers that are not loaded."""
     names = [name for name in checkpoint.weights.names if not name.startswith("lm_head.")]
     layer = {name: re.search(r"(?:^|\.)layers\.(\d+)\.", name) for name in names}
-    return [
-        name for name, found in layer.items() if found is None or int(found[1]) < config.num_hidden_layers
-    ]
+    return [name for name, found in layer.items() if found is None or int(found[1]) < config.num_hidden_layers]
 
 
 @contextlib.contextmanager
@@ -233,17 +232,13 @@ def _check_call(module: nn.Module, length: int, mask: Tensor | None, options: di
     if mask is not None or not getattr(module, "is_causal", True) or options.get("is_causal") is False:
         raise ModelError(f"{type(module).__name__} uses a mask that is not the causal one")
     if reach is not None and reach < length:
-        raise ModelError(
-            f"{type(module).__name__} reaches only {reach} tokens back, less than a window of {length}"
-        )
+        raise ModelError(f"{type(module).__name__} reaches only {reach} tokens back, less than a window of {length}")
     used = {name for name, value in options.items() if value is not None and value is not False}
     if other := sorted(used - _HARMLESS):
         raise ModelError(f"{type(module).__name__} uses {', '.join(other)}, which the moments do not describe")
 
 
-def _no_mask(
-    *, kv_length: int, local_size: int | None = None, allow_is_causal_skip: bool = False, **_: Any
-) -> None:
+def _no_mask(*, kv_length: int, local_size: int | None = None, allow_is_causal_skip: bool = False, **_: Any) -> None:
     """The mask function that ``transformers`` calls in place of its own: a causal mask need not be built."""
     if not allow_is_causal_skip or (local_size is not None and local_size < kv_length):
         raise ModelError("the model uses a mask that is not the causal one")

@@ -90,9 +90,7 @@ def read_header(name: str, size: int, read: Read) -> dict[str, TensorInfo]:
         if length > min(_MAX_HEADER, size - 8):
             raise ValueError(f"its header claims {length} bytes")
         header = json.loads(read(8, 8 + length))
-        infos = {
-            key: _tensor_info(8 + length, **facts) for key, facts in header.items() if key != "__metadata__"
-        }
+        infos = {key: _tensor_info(8 + length, **facts) for key, facts in header.items() if key != "__metadata__"}
         if any(not 8 + length <= info.start <= info.stop <= size for info in infos.values()):
             raise ValueError("a tensor lies outside of it")
     except (ValueError, TypeError, AttributeError) as error:

@@ -8,7 +8,6 @@ from markupsafe import Markup
 
 from longattn.report.svg import (
     Number,
-    Points,
     Scale,
     drawing,
     element,
@@ -34,8 +33,8 @@ class Mark:
     """``null`` or ``cut``: its colour."""
 
 
-WIDTH, HEIGHT = 340.0, 176.0
-LEFT, RIGHT, TOP, BOTTOM = 10.0, 10.0, 22.0, 30.0
+WIDTH, HEIGHT = 340.0, 184.0
+LEFT, RIGHT, TOP, BOTTOM = 10.0, 10.0, 30.0, 30.0
 
 
 def histogram(title: str, quantity: Quantity, marks: Sequence[Mark] = ()) -> Markup:
@@ -101,54 +100,74 @@ def _mark(mark: Mark, x: Scale, low: Number, high: Number) -> Markup:
     return label(WIDTH - RIGHT if right else LEFT, TOP + 2, text, mark.kind, "end" if right else "start")
 
 
-def distance_chart(title: str, by_distance: Mapping[int, Quantity], null: Mapping[int, Number]) -> Markup:
-    """DS minus its uniform null at every measured distance: quantile bands of windows, and medians."""
+def strength_by_distance(title: str, by_distance: Mapping[int, Quantity], null: Mapping[int, Number]) -> Markup:
+    """DS at every measured distance against what it is under uniform attention."""
     distances = sorted(set(by_distance) & set(null))
-    bands = {
-        percent: [by_distance[d]["scored"]["quantiles"][str(percent)] - null[d] for d in distances]
-        for percent in (5, 25, 50, 75, 95)
-    }
-    kept = [by_distance[d]["kept"]["quantiles"]["50"] - null[d] for d in distances if by_distance[d]["kept"]]
-    low, high = min(0.0, *bands[5], *kept), max(0.0, *bands[95], *kept)
-    pad = 0.08 * (high - low) or 0.01
+    lines = _quantile_lines([by_distance[d] for d in distances], [0.0] * len(distances))
+    lines["null-line"] = [null[d] for d in distances]
+    return _lines_by_distance(f"{title}: DS by minimum distance k", distances, lines)
+
+
+def spread_by_distance(title: str, by_distance: Mapping[int, Quantity]) -> Markup:
+    """How far windows differ in DS at every measured distance: the same, counted from the median window."""
+    distances = sorted(by_distance)
+    quantities = [by_distance[d] for d in distances]
+    lines = _quantile_lines(quantities, [of["scored"]["quantiles"]["50"] for of in quantities])
+    return _lines_by_distance(f"{title}: DS − median, by distance k", distances, lines)
+
+
+def _quantile_lines(quantities: Sequence[Quantity], origins: Sequence[Number]) -> dict[str, list[Number]]:
+    """Quantiles of all windows and the median of the kept ones, by class, each less its distance's origin."""
+
+    def quantile(part: str, percent: str) -> list[Number]:
+        return [of[part]["quantiles"][percent] - origin for of, origin in zip(quantities, origins, strict=True)]
+
+    lines = {f"q{percent}": quantile("scored", percent) for percent in ("5", "25", "75", "95")}
+    lines["median-line"] = quantile("scored", "50")
+    if all(of["kept"] for of in quantities):
+        lines["kept-line"] = quantile("kept", "50")
+    return lines
+
+
+def _lines_by_distance(title: str, distances: Sequence[int], lines: Mapping[str, Sequence[Number]]) -> Markup:
+    """Lines over the distances, which stand side by side; quantiles are drawn as two bands."""
+    low, high = min(map(min, lines.values())), max(map(max, lines.values()))
+    pad = 0.06 * (high - low) or 0.01
     left = 52.0
+    step = (WIDTH - left - 58) / max(1, len(distances) - 1)
+    places = [left + 24 + i * step for i in range(len(distances))]
     y = Scale(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
-    places = [left + 24 + i * (WIDTH - left - 58) / max(1, len(distances) - 1) for i in range(len(distances))]
-
-    def along(values: Sequence[Number]) -> list[tuple[Number, Number]]:
-        return [(place, y(value)) for place, value in zip(places, values, strict=True)]
-
+    points = {
+        name: [(place, y(value)) for place, value in zip(places, values, strict=True)] for name, values in lines.items()
+    }
     return drawing(
         WIDTH,
         HEIGHT,
-        f"{title}: dependency strength minus its uniform null, by minimum distance",
-        polygon(along(bands[5]) + along(bands[95])[::-1], "band"),
-        polygon(along(bands[25]) + along(bands[75])[::-1], "band"),
+        title,
         *(line(left - 4, y(value), left, y(value), "axis") for value in y.ticks(4)),
-        *(label(left - 7, y(value) + 3.5, _signed(value), "tick", "end") for value in y.ticks(4)),
-        line(left, y(0), WIDTH - RIGHT, y(0), "null"),
-        polyline(along(bands[50]), "median"),
-        *(_dots(along(bands[50]), "median-dot")),
-        polyline(along(kept), "kept-line") if len(kept) == len(distances) else Markup(""),
-        *(_dots(along(kept), "kept-dot") if len(kept) == len(distances) else ()),
+        *(label(left - 7, y(value) + 3.5, _number(value), "tick", "end") for value in y.ticks(4)),
+        polygon(points["q5"] + points["q95"][::-1], "band"),
+        polygon(points["q25"] + points["q75"][::-1], "band"),
+        *(polyline(points[name], name) for name in points if name.endswith("-line")),
+        *(
+            element("circle", cx=x, cy=y, r=3, class_=name.replace("line", "dot"))
+            for name in ("median-line", "kept-line")
+            for x, y in points.get(name, ())
+        ),
         *(label(place, HEIGHT - 12, f"{d:,}") for place, d in zip(places, distances, strict=True)),
-        label(LEFT, 12, f"{title}: DS − uniform, by distance k", "name", "start"),
+        label(LEFT, 12, title, "name", "start"),
     )
-
-
-def _dots(points: Points, class_: str) -> list[Markup]:
-    return [element("circle", cx=x, cy=y, r=3, class_=class_) for x, y in points]
 
 
 def token_bars(rows: Sequence[tuple[str, int, int]]) -> Markup:
     """Scored and kept tokens of each source, given as (source, scored, kept)."""
     width, row_height, left, right = 720.0, 30.0, 150.0, 190.0
-    x = Scale(0, max(1, *(scored for _, scored, _ in rows)), left, width - right)
+    x = Scale(0, max([1, *(scored for _, scored, _ in rows)]), left, width - right)
     parts: list[Markup] = []
     for i, (source, scored, kept) in enumerate(rows):
         top = 6 + i * row_height
         name = source if len(source) <= 20 else source[:19] + "…"
-        share = f" ({kept / scored:.1%})" if scored else ""
+        share = f" ({100 * kept / scored:.1f} %)" if scored else ""
         parts += [
             label(left - 10, top + 15, name, "row", "end"),
             element("rect", x=left, y=top, width=x(scored) - left, height=20, rx=3, class_="all"),
@@ -161,22 +180,14 @@ def token_bars(rows: Sequence[tuple[str, int, int]]) -> Markup:
 def compact(number: Number) -> str:
     """A count in three digits and a letter.
 
-    >>> [compact(n) for n in (7, 12_345, 2_500_000, 20e9)]
-    ['7', '12.3K', '2.5M', '20B']
+    >>> [compact(n) for n in (7, 12_345, 999_990, 20e9)]
+    ['7', '12.3K', '1M', '20B']
     """
     for power, letter in ((12, "T"), (9, "B"), (6, "M"), (3, "K")):
-        if number >= 10**power:
-            return (
-                f"{number / 10**power:.3g}{letter}"
-                if number < 999.5 * 10**power
-                else f"{number / 10**power:,.0f}{letter}"
-            )
+        if number >= 0.9995 * 10**power:
+            return f"{number / 10**power:.3g}{letter}"
     return f"{number:,.0f}"
 
 
 def _number(value: Number) -> str:
     return f"{value:.4g}".replace("-", "−")
-
-
-def _signed(value: Number) -> str:
-    return "0" if value == 0 else f"{value:+.3g}".replace("-", "−")

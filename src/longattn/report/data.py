@@ -19,6 +19,10 @@ HEAD_CHARS, TAIL_CHARS = 700, 400
 """Characters of a window that are shown."""
 
 
+MAX_SOURCES = 24
+"""Sources with charts and windows of their own; the tables have all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Excerpt:
     """The beginning and the end of a text."""
@@ -80,19 +84,28 @@ def gather(
     """
     if not (run.root / "selection.parquet").exists():
         raise RunError(f"{run.root} has no selection.parquet; select before reporting")
+    manifest = run.manifest()
     best, worst = best_and_worst(run.root / "selection.parquet", per_source)
+    shown = largest_sources(manifest)
+    best, worst = ({source: of[source] for source in of if source in shown} for of in (best, worst))
     if texts is not None:
         examples = [example for group in (*best.values(), *worst.values()) for example in group]
         found = texts([example.window_id for example in examples])
         best, worst = _with_excerpts(best, found), _with_excerpts(worst, found)
     return ReportData(
-        manifest=run.manifest(),
+        manifest=manifest,
         null=null,
         best=best,
         worst=worst,
         rejects=_first_rejects(run.root / "rejects.jsonl", max_rejects),
         command=command,
     )
+
+
+def largest_sources(manifest: Mapping[str, Any], count: int = MAX_SOURCES) -> set[str]:
+    """The sources with most tokens."""
+    sources = manifest.get("selection", {}).get("sources", {})
+    return set(sorted(sources, key=lambda name: (-sources[name]["tokens"], name))[:count])
 
 
 def best_and_worst(selection: Path, count: int) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
@@ -105,8 +118,8 @@ def best_and_worst(selection: Path, count: int) -> tuple[dict[str, list[Example]
             for source, rows in _by_source(batch):
                 scores = rows["score"].to_numpy(zero_copy_only=False)
                 order = np.argsort(-scores, kind="stable")
-                best[source] = _first([*best.get(source, ()), *_examples(rows, order[:count])], count)
-                last = [*worst.get(source, ()), *_examples(rows, order[-count:])]
+                best[source] = _first([*best.get(source, ()), *_examples(rows, order[:count].tolist())], count)
+                last = [*worst.get(source, ()), *_examples(rows, order[-count:].tolist())]
                 worst[source] = _first(last, count, lowest=True)
     shown = {example.window_id for group in best.values() for example in group}
     worst = {source: [e for e in group if e.window_id not in shown] for source, group in worst.items()}
@@ -120,8 +133,8 @@ def _by_source(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
         yield source, scored.filter(pc.field("source") == source)
 
 
-def _examples(rows: pa.RecordBatch, places: Iterable[int]) -> list[Example]:
-    return [Example(**row) for row in rows.take(pa.array(list(places), pa.int64())).to_pylist()]
+def _examples(rows: pa.RecordBatch, places: list[int]) -> list[Example]:
+    return [Example(**row) for row in rows.take(pa.array(places, pa.int64())).to_pylist()]
 
 
 def _first(examples: Sequence[Example], count: int, *, lowest: bool = False) -> list[Example]:
@@ -139,9 +152,7 @@ def excerpt(text: str, head: int = HEAD_CHARS, tail: int = TAIL_CHARS) -> Excerp
 
 def _with_excerpts(groups: Mapping[str, list[Example]], texts: Mapping[str, str]) -> dict[str, list[Example]]:
     return {
-        source: [
-            replace(e, excerpt=excerpt(texts[e.window_id])) if e.window_id in texts else e for e in group
-        ]
+        source: [replace(e, excerpt=excerpt(texts[e.window_id])) if e.window_id in texts else e for e in group]
         for source, group in groups.items()
     }
 

@@ -1,5 +1,6 @@
 """The page itself: a run's data put into words, tables and charts, in one file that loads nothing."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,19 +12,17 @@ import jinja2
 from markupsafe import Markup
 
 from longattn.report import charts
-from longattn.report.data import Example, ReportData
+from longattn.report.data import Example, ReportData, largest_sources
+from longattn.report.svg import superscript
 from longattn.report.text import visible
 from longattn.tables import RunFolder, write_text
-
-MAX_SOURCES = 24
-"""Sources with charts and windows of their own, largest first; the table has all."""
 
 REASONS = {
     "kept": "kept",
     "below_cut": "below the cut",
     "overlap": "overlaps a better window",
     "near_duplicate": "all but repeats a better window",
-    "filtered": "fails the condition of --select.where",
+    "filtered": "fails the condition of --keep.where",
     "non_finite": "no finite score",
     "duplicate_id": "the document's id was read before",
 }
@@ -47,23 +46,20 @@ def render(data: ReportData) -> str:
         Source(name, facts, data.null, tuple(data.best.get(name, ())), tuple(data.worst.get(name, ())))
         for name, facts in sorted(selection.get("sources", {}).items())
     ]
-    largest = sorted(sources, key=lambda source: -source.facts["tokens"])[:MAX_SOURCES]
+    shown = largest_sources(data.manifest)
+    large = [source for source in sources if source.name in shown]
     run = Run(data.manifest)
     return _template().render(
         data=data,
         run=run,
         selection=selection,
         sources=sources,
-        shown=[source for source in sources if source in largest],
-        bars=charts.token_bars(
-            [(visible(s.name), s.facts["scored_tokens"], s.facts["kept_tokens"]) for s in largest]
-        ),
+        shown=large,
+        bars=charts.token_bars([(visible(s.name), s.facts["scored_tokens"], s.facts["kept_tokens"]) for s in large]),
         notes=[*run.warnings(), *selection.get("notes", ())],
         reasons=REASONS,
         met=sorted({reason for source in sources for reason in source.facts["reasons"]}, key=_place),
-        totals={
-            key: sum(s.facts[key] for s in sources) for key in ("windows", "tokens", "kept", "kept_tokens")
-        },
+        totals={key: sum(s.facts[key] for s in sources) for key in ("windows", "tokens", "kept", "kept_tokens")},
     )
 
 
@@ -93,13 +89,14 @@ class Source:
         ]
 
     @property
-    def by_distance(self) -> Markup | None:
-        """DS minus its null at every measured distance; None where fewer than two were measured."""
+    def by_distance(self) -> list[Markup]:
+        """DS at every measured distance, against its null and between windows; none for a single distance."""
         found = {int(name[3:]): of for name, of in self.quantities.items() if name.startswith("ds@")}
         null = {int(name[3:]): value for name, value in self.null.items() if name.startswith("ds@")}
         if len(found.keys() & null.keys()) < 2:
-            return None
-        return charts.distance_chart(visible(self.name), found, null)
+            return []
+        name = visible(self.name)
+        return [charts.strength_by_distance(name, found, null), charts.spread_by_distance(name, found)]
 
     @property
     def strength(self) -> Mapping[str, float] | None:
@@ -150,11 +147,14 @@ class Run:
         return self.recipe.get("window", {}).get("length")
 
     @property
+    def model(self) -> str:
+        """Name of the model that was looked at; empty where there was none."""
+        return self.manifest.get("model", {}).get("name", "")
+
+    @property
     def layers(self) -> Sequence[int]:
         """Decoder layers that LongAttn looked at; none where it was not measured."""
-        measured = (
-            self.manifest.get("tables", {}).get("longattn", {}).get("settings", {}).get("measurement", {})
-        )
+        measured = self.manifest.get("tables", {}).get("longattn", {}).get("settings", {}).get("measurement", {})
         return measured.get("layers", ())
 
     @property
@@ -195,9 +195,7 @@ class Run:
         ledger = self.manifest.get("ledger", {})
         rejected = sum(count for key, count in ledger.items() if key.startswith("rejected."))
         if rejected:
-            found.append(
-                f"{rejected:,} of {ledger.get('documents', 0):,} records were rejected; see what was read"
-            )
+            found.append(f"{rejected:,} of {ledger.get('documents', 0):,} records were rejected; see what was read")
         return found
 
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -209,14 +207,10 @@ class Run:
 
     def facts(self) -> dict[str, Any]:
         """Hashes and versions."""
-        tables = {
-            f"table {name}": of["folder"] for name, of in sorted(self.manifest.get("tables", {}).items())
-        }
+        tables = {f"table {name}": of["folder"] for name, of in sorted(self.manifest.get("tables", {}).items())}
         model = {f"model {name}": value for name, value in self.manifest.get("model", {}).items()}
         tokenizer = self.manifest.get("tables", {}).get("windows", {}).get("settings", {}).get("tokenizer")
-        versions = {
-            f"{name} version": value for name, value in sorted(self.manifest.get("versions", {}).items())
-        }
+        versions = {f"{name} version": value for name, value in sorted(self.manifest.get("versions", {}).items())}
         return {**model, **({"tokenizer hash": tokenizer} if tokenizer else {}), **tables, **versions}
 
 
@@ -237,7 +231,7 @@ def _template() -> jinja2.Template:
         # whatever comes from data has its invisible characters shown; markup of ours passes
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    environment.filters |= {"number": number, "thousands": "{:,}".format, "compact": charts.compact}
+    environment.filters |= {"number": number, "thousands": "{:,}".format, "compact": charts.compact, "setting": setting}
     style = resources.files("longattn.report").joinpath("report.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)
     return environment.get_template("report.html.jinja")
@@ -246,10 +240,19 @@ def _template() -> jinja2.Template:
 def number(value: int | float | None, digits: int = 4) -> str:
     """A measured value for a table; a dash where there is none.
 
-    >>> number(0.40343785), number(-5.7e-10), number(None)
-    ('0.4034', '−5.7e−10', '–')
+    >>> number(0.40343785), number(-5.74e-10), number(None)
+    ('0.4034', '−5.74 × 10⁻¹⁰', '–')
     """
     if value is None:
         return "–"
-    text = f"{value:.{digits}f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
-    return text.replace("-", "−")
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits}f}".replace("-", "−")
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa} × {superscript(int(exponent))}".replace("-", "−")
+
+
+def setting(value: object) -> str:
+    """A setting as it would be written in a file; a dash where nothing is set."""
+    if isinstance(value, str):
+        return value
+    return "–" if value is None or value in ([], {}) else json.dumps(value, ensure_ascii=False)

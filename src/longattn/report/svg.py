@@ -17,17 +17,14 @@ def element(name: str, *children: Markup | str, **attributes: Number | str) -> M
     Markup('<text x="1" class="label" text-anchor="end">a&lt;b</text>')
     """
     pairs = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), short(value))
-        for key, value in attributes.items()
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), short(value)) for key, value in attributes.items()
     )
     return Markup("<{}{}>{}</{}>").format(name, pairs, Markup("").join(children), name)
 
 
 def drawing(width: Number, height: Number, title: str, *children: Markup) -> Markup:
     """A picture of this size, or shape when it is scaled; ``title`` is for those who cannot see it."""
-    return element(
-        "svg", element("title", title), *children, viewBox=f"0 0 {short(width)} {short(height)}", role="img"
-    )
+    return element("svg", element("title", title), *children, viewBox=f"0 0 {short(width)} {short(height)}", role="img")
 
 
 def line(x1: Number, y1: Number, x2: Number, y2: Number, class_: str) -> Markup:
@@ -76,8 +73,8 @@ class Scale:
     def ticks(self, about: int) -> list[float]:
         """Round values within the scale, about as many as asked for.
 
-        >>> Scale(0.37, 0.46, 0, 1).ticks(4)
-        [0.38, 0.4, 0.42, 0.44, 0.46]
+        >>> Scale(0.37, 0.45, 0, 1).ticks(4)
+        [0.38, 0.4, 0.42, 0.44]
         """
         raw = (self.high - self.low) / about
         power = 10.0 ** math.floor(math.log10(raw))

@@ -7,6 +7,26 @@ from longattn.scorers.minhash import MinHash
 from longattn.scorers.random import Random
 from longattn.scorers.token_null import TokenNull
 
-SCORERS: dict[str, type[Scorer]] = {scorer.name: scorer for scorer in (Length, LongAttn, MinHash, Random, TokenNull)}
+SCORERS: dict[str, type[Scorer]] = {
+    scorer.name: scorer
+    for scorer in (
+        Length,
+        LongAttn,
+        MinHash,
+        Random,
+        TokenNull,
+    )
+}
 
-__all__ = ["SCORERS", "AttentionAsk", "Columns", "Length", "LongAttn", "MinHash", "PilotScorer", "Random", "Scorer", "TokenNull"]
+__all__ = [
+    "SCORERS",
+    "AttentionAsk",
+    "Columns",
+    "Length",
+    "LongAttn",
+    "MinHash",
+    "PilotScorer",
+    "Random",
+    "Scorer",
+    "TokenNull",
+]

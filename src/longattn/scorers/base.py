@@ -84,11 +84,7 @@ class PilotScorer(Scorer):
     """A scorer whose measurement needs tables fitted to a sample of the corpus first, the pilot.
 
     The tables are fitted once per run, written to a file, and named by their content in the measurement's settings.
-    Subclasses have the fields ``pilot`` and ``pilot_hash``, which are filled in when the tables are there.
     """
-
-    pilot: str | None
-    pilot_hash: str | None
 
     @abstractmethod
     def pilot_windows(self) -> int:
@@ -101,3 +97,7 @@ class PilotScorer(Scorer):
     @abstractmethod
     def fit(self, windows: Sequence[Window], layers: Sequence[Mapping[int, Columns]]) -> dict[str, npt.NDArray]:
         """The tables, by name; ``layers`` holds what was observed of each window, by layer."""
+
+    @abstractmethod
+    def with_pilot(self, file: str, content_hash: str) -> "PilotScorer":
+        """The scorer that reads its tables from ``file`` (safetensors), and names them by their hash."""

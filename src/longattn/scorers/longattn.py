@@ -28,8 +28,8 @@ ROWS_AT_ONCE = 8192
 class LongAttn(Scorer):
     """Long-range dependency of a window, read from the attention of a decoder layer.
 
-    Paper: https://arxiv.org/abs/2502.16860, section 3.2. With p the causal softmax attention of a head over the window's
-    L tokens, and far the pairs of a query n and a key j with ``n - j >= k``::
+    Paper: https://arxiv.org/abs/2502.16860, section 3.2. With p the causal softmax attention of a head over the
+    window's L tokens, and far the pairs of a query n and a key j with ``n - j >= k``::
 
         DS  = sum of p over far / L            dependency strength, Eq. 5
         DU  = -variance of p over far          distribution uniformity, Eq. 7
@@ -82,9 +82,7 @@ class LongAttn(Scorer):
                 )
         if distance not in distances:
             if self.distance is not None and self.distances:
-                raise ValueError(
-                    f"distance must be one of the measured distances {list(distances)}, got {distance}"
-                )
+                raise ValueError(f"distance must be one of the measured distances {list(distances)}, got {distance}")
             distances = tuple(sorted({*distances, distance}))
         return replace(self, length=length, distances=distances, distance=distance)
 
@@ -99,8 +97,8 @@ class LongAttn(Scorer):
 
     def schema(self) -> Schema:
         """Per layer and distance the head means of S1 (sum of p), S1² and S2 (sum of p²); heads apart on request."""
-        means = {f"{kind}_{key}": "float64" for key in self._keys() for kind in ("s1", "s1sq", "s2")}
-        heads = {f"heads_{kind}_{key}": "list<float64>" for key in self._keys() for kind in ("s1", "s2")}
+        means: Schema = {f"{kind}_{key}": "float64" for key in self._keys() for kind in ("s1", "s1sq", "s2")}
+        heads: Schema = {f"heads_{kind}_{key}": "list<float64>" for key in self._keys() for kind in ("s1", "s2")}
         return {"num_tokens": "int32", **means, **(heads if self.per_head else {})}
 
     def observe(self, layer: "LayerAttention") -> Columns:
@@ -180,9 +178,7 @@ class LongAttn(Scorer):
         if not self.per_head:
             raise ValueError("heads can be chosen only where per_head=True was measured")
         singles = [
-            (column(f"heads_s1_{key}", head), column(f"heads_s2_{key}", head))
-            for key in keys
-            for head in self.heads
+            (column(f"heads_s1_{key}", head), column(f"heads_s2_{key}", head)) for key in keys for head in self.heads
         ]
         return [(s1, s1 * s1, s2) for s1, s2 in singles]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(
 
 @dataclass(frozen=True, kw_only=True)
 class MinHash(Scorer):
-    """No opinion on a window, only its signature, for ``select.near_duplicates``; needs the extra ``longattn[dedup]``.
+    """No opinion on a window, only its signature, for ``keep.near_duplicates``; needs the extra ``longattn[dedup]``.
 
     The share of equal entries of two signatures estimates the Jaccard similarity of their sets of shingles, with a
     standard error of at most 1 / (2 * sqrt(128)) = 0.044.
@@ -39,14 +40,15 @@ class MinHash(Scorer):
     def measure(self, windows: Sequence[Window], layers: Mapping[int, Columns]) -> Columns:
         """Signatures, uint32 [N, 128]."""
         try:
-            from rensa import RMinHash
+            # the library has no type information
+            library = import_module("rensa").RMinHash
         except ImportError as error:
             raise ImportError("the minhash scorer needs rensa: pip install 'longattn[dedup]'") from error
 
         hashes = [shingle_hashes(window.tokens, self.shingle) for window in windows]
         offsets = np.cumsum([0, *map(len, hashes)]).tolist()
         flat = np.concatenate([np.empty(0, np.uint64), *hashes])
-        rows = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, 0).to_rows()
+        rows = library.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, 0).to_rows()
         return {"minhash": np.array(rows, dtype=np.uint32).reshape(len(windows), PERMUTATIONS)}
 
     def score(self) -> Expression:

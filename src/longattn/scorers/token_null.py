@@ -86,6 +86,10 @@ class TokenNull(PilotScorer):
         # one more column, for tokens that the sample has not seen
         return {"mass": np.concatenate([fitted, means], axis=1).astype(np.float32)}
 
+    def with_pilot(self, file: str, content_hash: str) -> "TokenNull":
+        """The scorer with its table."""
+        return replace(self, pilot=file, pilot_hash=content_hash)
+
     def schema(self) -> Schema:
         """``token_null``."""
         return {"token_null": "float64"}

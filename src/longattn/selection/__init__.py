@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
-from longattn.expressions import Column, Expression, columns_of, in_table
-from longattn.records import Reject
+from longattn.expressions import Expression, columns_of, in_table
 from longattn.selection.database import Database, open_database
 from longattn.selection.keeping import check_rule, keep_best, limits
-from longattn.selection.loading import Inputs, load, mark_duplicates
+from longattn.selection.loading import SIGNATURE, Inputs, load, mark_duplicates
 from longattn.selection.scoring import combined_score, score_windows
 from longattn.selection.summary import Distribution, Quantity, Selection, SourceSummary, summarise
 from longattn.settings import Selecting
@@ -39,6 +39,8 @@ SELECTION_SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
+
+NO_WINDOW = "there is no window to select from"
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,20 @@ def select(
     check_rule(rule)
     if not units:
         write_chunks(output, SELECTION_SCHEMA, [])
-        return Selection(str(output), {}, notes=("there is no window to select from",))
+        return Selection(str(output), {}, notes=[NO_WINDOW])
     inputs = Inputs(units, {"windows": windows} | {name: formula.table for name, formula in formulas.items()})
     score = combined_score(rule.weights, {name: formula.score for name, formula in formulas.items()}, inputs)
     readings = _readings(formulas)
     columns = list(dict.fromkeys(column for part in (score, *readings.values()) for column in columns_of(part)))
-    signature = _signature(inputs) if rule.near_duplicates is not None else None
-    loaded = [*columns, *([signature] if signature else [])]
+    signatures = rule.near_duplicates is not None
+    if signatures and ("minhash" not in inputs.tables or SIGNATURE.name not in inputs.schema("minhash").names):
+        raise ValueError("near_duplicates needs the column minhash.minhash; measure with the scorer minhash first")
     with open_database(output.parent, memory_limit, threads) as database:
-        load(database, inputs, loaded, rule.where)
+        load(database, inputs, columns, signatures, rule.where)
         duplicates = mark_duplicates(database)
         remarks = score_windows(database, score, readings, columns, rule.normalise_over)
         scored_tokens = _tabulate_sources(database)
-        keep_best(database, rule, limits(rule, scored_tokens), f"value_{len(columns)}" if signature else None)
+        keep_best(database, rule, limits(rule, scored_tokens))
         write_chunks(output, SELECTION_SCHEMA, _selection_rows(database, list(readings)))
         sources = summarise(database, list(readings))
     notes = [*remarks, *_notes(sources, len(duplicates))]
@@ -99,12 +102,6 @@ def _readings(formulas: Mapping[str, Formula]) -> dict[str, Expression]:
     return readings
 
 
-def _signature(inputs: Inputs) -> Column:
-    if "minhash" not in inputs.tables or "minhash" not in inputs.schema("minhash").names:
-        raise ValueError("near_duplicates needs the table 'minhash' with its column of that name; measure with the scorer minhash")
-    return Column("minhash", None, "minhash")
-
-
 def _tabulate_sources(database: Database) -> dict[str, int]:
     """Make the table ``sources`` with the place at which each begins; returns their scored tokens."""
     database.run("""
@@ -118,19 +115,26 @@ def _tabulate_sources(database: Database) -> dict[str, int]:
 def _selection_rows(database: Database, readings: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of the selection file, in its order."""
     ds, du = (f"reading_{readings.index(name)}" if name in readings else "NULL" for name in ("ds", "du"))
+    # a scan without a join: that is what DuckDB returns in the order in which the rows were put in
+    first = [place for (place,) in database.rows("SELECT first FROM sources ORDER BY source")]
     query = f"""
         SELECT window_id, doc_id, source, start, num_tokens, char_start, char_end, {ds} AS ds, {du} AS du, score,
-            CASE WHEN score IS NOT NULL THEN ranked.rowid - first + 1 END AS rank, reason = 'kept' AS kept, reason
-        FROM ranked JOIN sources USING (source)
+            CASE WHEN score IS NOT NULL THEN rowid - {first}[enum_code(source) + 1] + 1 END AS rank,
+            reason = 'kept' AS kept, reason, rowid AS place
+        FROM ranked
     """
+    written = 0
     for chunk in database.stream(query):
-        yield chunk.cast(SELECTION_SCHEMA)
+        places = chunk["place"].to_numpy()
+        assert np.array_equal(places, np.arange(written, written + len(chunk))), "DuckDB changed the order of the rows"
+        written += len(chunk)
+        yield chunk.drop(["place"]).cast(SELECTION_SCHEMA)
 
 
 def _notes(sources: Mapping[str, SourceSummary], num_duplicates: int) -> Iterator[str]:
     """What a person should know before trusting the selection."""
     if not sources:
-        yield "there is no window to select from"
+        yield NO_WINDOW
     if num_duplicates:
         yield f"{num_duplicates} documents had an id that was read before; their windows were left out"
     for name, source in sources.items():

@@ -52,7 +52,13 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".select-") as spill:
-        config = {"temp_directory": spill, "memory_limit": memory_limit, "preserve_insertion_order": True}
+        config: dict[str, Any] = {
+            "temp_directory": spill,
+            "memory_limit": memory_limit,
+            "preserve_insertion_order": True,
+            # a checkpoint after an update would rewrite whole tables that nobody is to read again
+            "checkpoint_threshold": "1000TB",
+        }
         if threads is not None:
             config["threads"] = threads
         with duckdb.connect(":memory:", config=config) as connection:

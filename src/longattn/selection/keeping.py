@@ -54,7 +54,9 @@ def limits(rule: Selecting, scored_tokens: Mapping[str, int]) -> dict[str, Limit
         if name not in scored_tokens:
             close = difflib.get_close_matches(name, list(scored_tokens), 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"quotas name an unknown source {name!r}; {hint}the sources are {', '.join(scored_tokens)}")
+            raise ValueError(
+                f"quotas name an unknown source {name!r}; {hint}the sources are {', '.join(scored_tokens)}"
+            )
     return {source: _limit(rule, source, tokens) for source, tokens in scored_tokens.items()}
 
 
@@ -70,11 +72,8 @@ def _limit(rule: Selecting, source: str, tokens: int) -> Limit:
     return Limit(int(Fraction(repr(float(share or 0))) * tokens))
 
 
-def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit], signature: str | None) -> None:
-    """Set the ``reason`` of every ranked window that is kept or displaced by a better one.
-
-    ``signature`` is the column of ``loaded`` with the MinHash signatures, where near duplicates are to be dropped.
-    """
+def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit]) -> None:
+    """Set the ``reason`` of every ranked window that is kept or gives way to a better one."""
     if rule.max_overlap < 1:
         _mark(database, "overlap", _overlapping(database, rule.max_overlap))
     bounds = {
@@ -92,9 +91,8 @@ def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit], 
         WHERE reason = 'below_cut' AND (threshold IS NULL OR score >= threshold)
     """)
     if rule.near_duplicates is not None:
-        assert signature is not None
         budgets = {source: limit.budget for source, limit in limits.items()}
-        _mark(database, "near_duplicate", near_duplicates(database, budgets, signature, rule.near_duplicates))
+        _mark(database, "near_duplicate", near_duplicates(database, budgets, rule.near_duplicates))
     database.run("""
         UPDATE ranked SET reason = 'kept'
         FROM (SELECT source, max(place) AS last FROM queue WHERE used <= budget GROUP BY source) AS cut

@@ -1,5 +1,7 @@
 """Bring the columns that a selection reads into one database table, a row per window."""
 
+import contextlib
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,12 @@ IDENTITY = {
 }
 """What is kept of the windows table, whatever is scored."""
 
+SIGNATURE = Column("minhash", None, "minhash")
+"""Where the MinHash signatures are."""
+
+Picks = Mapping[str, Mapping[str, str]]
+"""By table, what is read of it: the name that a column gets in the database, and the column."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -47,98 +55,97 @@ class Inputs:
         """Every column as ``table.column``."""
         return [f"{name}.{column}" for name in self.tables for column in self.schema(name).names]
 
+    def check(self, column: Column) -> None:
+        """Raise ``ValueError`` unless the column is there and holds numbers."""
+        schema = self.schema(column.table or "")
+        if column.name not in schema.names:
+            raise ValueError(
+                f"table {column.table!r} has no column {column.name!r}{suggestion(column.name, schema.names)}"
+            )
+        kind = schema.field(column.name).type
+        if column.index is not None and (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)):
+            kind = kind.value_type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise ValueError(f"column {column.name!r} of table {column.table!r} holds {kind}; a score needs numbers")
 
-def load(database: Database, inputs: Inputs, columns: Sequence[Column], where: str | None) -> None:
-    """Fill the table ``loaded``: identity, the referenced columns as ``value_0 ...``, and whether ``where`` holds.
 
-    ``columns`` are named with their tables; one whose type is a list without an index is loaded as a list.
-    """
-    picks = {name: _picks(inputs, name, columns, where) for name in inputs.tables}
-    for name, table in inputs.tables.items():
-        if isinstance(table, Path):
-            _load_file(database, name, table, picks[name])
-    types = ["UINTEGER[]" if _is_signature(inputs, column) else "DOUBLE" for column in columns]
-    fields = [f"{name} {kind}" for name, kind in IDENTITY.items()]
-    fields += [f"value_{i} {kind}" for i, kind in enumerate(types)]
-    database.run(f"CREATE TABLE loaded ({', '.join(fields)}, passes BOOLEAN, duplicate BOOLEAN)")
-    insert = _insert_statement(inputs, columns, types, where)
-    aligned = {name: table for name, table in inputs.tables.items() if isinstance(table, Table)}
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """How an error message about an unknown name ends."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+
+
+def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatures: bool, where: str | None) -> None:
+    """Fill the table ``loaded``: identity, the columns as ``value_0 ...``, ``signature``, and whether ``where`` holds."""
+    for column in columns:
+        inputs.check(column)
+    picks = _picks(inputs, columns, signatures, where)
+    aligned = {name: table for name in picks if isinstance(table := inputs.tables[name], Table)}
+    joined = " POSITIONAL JOIN ".join(map(quoted, aligned))
+    for name in picks:
+        if isinstance(path := inputs.tables[name], Path):
+            _load_file(database, name, path, picks[name])
+            joined += f" LEFT JOIN {quoted(name)} USING (window_id)"
+
+    fields = {**IDENTITY, **{f"value_{i}": "DOUBLE" for i in range(len(columns))}}
+    fields |= {"signature": "UINTEGER[]", "passes": "BOOLEAN", "duplicate": "BOOLEAN"}
+    database.run(f"CREATE TABLE loaded ({', '.join(f'{name} {kind}' for name, kind in fields.items())})")
+    values = [
+        *(f"windows.{name}" for name in IDENTITY),
+        *(f"value_{i}{'' if c.index is None else f'[{c.index + 1}]'}" for i, c in enumerate(columns)),
+        "signature" if signatures else "NULL",
+        # a line break, so that a comment at the end of the condition cannot swallow what follows
+        f"coalesce(CAST(({where}\n) AS BOOLEAN), false)" if where else "true",
+        "false",
+    ]
     for chunk in _aligned_chunks(inputs.units, aligned, picks):
         for name, data in chunk.items():
             database.lend(name, data)
-        _run_condition(database, insert, where, inputs)
+        with _condition_errors(where, inputs):
+            if where:
+                # only here does SQL refuse a condition on other rows, of which a chunk does not hold all
+                database.run(f"EXPLAIN SELECT 1 FROM {joined} WHERE ({where}\n)")
+            database.run(f"INSERT INTO loaded SELECT {', '.join(values)} FROM {joined}")
 
 
-def _is_signature(inputs: Inputs, column: Column) -> bool:
-    """Whether the whole of a list column is meant."""
-    kind = inputs.schema(column.table or "").field(column.name).type
-    return column.index is None and (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _picks(inputs: Inputs, name: str, columns: Sequence[Column], where: str | None) -> dict[str, str]:
-    """What to read of a table: column by the name that it gets in the database.
+def _picks(inputs: Inputs, columns: Sequence[Column], signatures: bool, where: str | None) -> Picks:
+    """What to read of each table that is needed.
 
     A column that the condition may mention keeps its own name. Where several tables have it, the first one owns the
     plain name, and the others are read only if the condition says ``table.column``.
     """
-    picks = {column: column for column in IDENTITY} if name == "windows" else {}
-    names = list(inputs.tables)
-    earlier = {c for other in names[: names.index(name)] for c in inputs.schema(other).names}
-    condition = (where or "").casefold()
-    for column in inputs.schema(name).names:
-        if column == "window_id":
-            continue
-        qualified = f"{name}.{column}".casefold() in condition.replace('"', "")
-        if qualified or (column.casefold() in condition and column not in earlier):
-            picks[column] = column
-    return picks | {f"value_{i}": c.name for i, c in enumerate(columns) if c.table == name}
+    condition = (where or "").casefold().replace('"', "")
+    owned = {"window_id"}
+    picks: dict[str, dict[str, str]] = {}
+    for name in inputs.tables:
+        names = inputs.schema(name).names
+        plain = {column: column for column in names if column.casefold() in condition and column not in owned}
+        full = {column: column for column in names if f"{name}.{column}".casefold() in condition}
+        full.pop("window_id", None)
+        values = {f"value_{i}": column.name for i, column in enumerate(columns) if column.table == name}
+        picks[name] = plain | full | values
+        owned.update(names)
+    picks["windows"] |= {column: column for column in IDENTITY}
+    if signatures:
+        picks["minhash"]["signature"] = SIGNATURE.name
+    return {name: picked for name, picked in picks.items() if picked}
 
 
-def _load_file(database: Database, name: str, path: Path, picks: Mapping[str, str]) -> None:
+def _load_file(database: Database, name: str, path: Path, picked: Mapping[str, str]) -> None:
     """Load a Parquet file of the user's own, which is joined by window id."""
+    wanted = sorted({"window_id", *picked.values()})
+    renamed = ", ".join(["window_id", *(f"{quoted(column)} AS {quoted(alias)}" for alias, column in picked.items())])
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        wanted = sorted({"window_id", *picks.values()})
-        reader = pa.RecordBatchReader.from_batches(
-            pa.schema([file.schema_arrow.field(column) for column in wanted]),
-            file.iter_batches(batch_size=CHUNK_ROWS, columns=wanted),
-        )
-        database.lend("incoming", reader)
-        renamed = ", ".join(f"{quoted(column)} AS {quoted(alias)}" for alias, column in picks.items())
-        database.run(
-            f"CREATE TABLE {quoted(name)} AS SELECT window_id{', ' if renamed else ''}{renamed} FROM incoming"
-        )
-    repeated = database.rows(f"SELECT window_id FROM {quoted(name)} GROUP BY ALL HAVING count(*) > 1 LIMIT 1")
+        schema = pa.schema([file.schema_arrow.field(column) for column in wanted])
+        batches = file.iter_batches(batch_size=CHUNK_ROWS, columns=wanted)
+        database.lend("incoming", pa.RecordBatchReader.from_batches(schema, batches))
+        database.run(f"CREATE TABLE {quoted(name)} AS SELECT {renamed} FROM incoming")
+    repeated = database.rows(f"SELECT window_id FROM {quoted(name)} GROUP BY window_id HAVING count(*) > 1 LIMIT 1")
     if repeated:
-        raise ValueError(
-            f"{path} has several rows for window {repeated[0][0]!r}; it must have one per window id"
-        )
+        raise ValueError(f"{path} has several rows for window {repeated[0][0]!r}; it must have one per window id")
 
 
-def _insert_statement(
-    inputs: Inputs, columns: Sequence[Column], types: Sequence[str], where: str | None
-) -> str:
-    joined = "windows"
-    for name, table in inputs.tables.items():
-        if name != "windows":
-            by_id = isinstance(table, Path)
-            joined += (
-                f" LEFT JOIN {quoted(name)} USING (window_id)"
-                if by_id
-                else f" POSITIONAL JOIN {quoted(name)}"
-            )
-    values = [
-        f"CAST({quoted(column.table or '')}.value_{i}{'' if column.index is None else f'[{column.index + 1}]'} AS {kind})"
-        for i, (column, kind) in enumerate(zip(columns, types, strict=True))
-    ]
-    identity = [f"windows.{name}" for name in IDENTITY]
-    # the condition ends on its own line, so that a comment in it cannot swallow what follows
-    passes = "true" if where is None else f"coalesce(CAST((\n{where}\n) AS BOOLEAN), false)"
-    return f"INSERT INTO loaded SELECT {', '.join([*identity, *values, passes, 'false'])} FROM {joined}"
-
-
-def _aligned_chunks(
-    units: Sequence[str], tables: Mapping[str, Table], picks: Mapping[str, Mapping[str, str]]
-) -> Iterator[dict[str, pa.Table]]:
+def _aligned_chunks(units: Sequence[str], tables: Mapping[str, Table], picks: Picks) -> Iterator[dict[str, pa.Table]]:
     """Some units at a time, the same windows in the same rows of every table."""
     pending: list[dict[str, pa.Table]] = []
     for unit in units:
@@ -148,40 +155,35 @@ def _aligned_chunks(
             pending = []
 
 
-def _read_unit(
-    unit: str, tables: Mapping[str, Table], picks: Mapping[str, Mapping[str, str]]
-) -> dict[str, pa.Table]:
+def _read_unit(unit: str, tables: Mapping[str, Table], picks: Picks) -> dict[str, pa.Table]:
     """The picked columns of one unit, after a check that every table has its windows in the same order."""
-    found: dict[str, pa.Table] = {}
+    picked: dict[str, pa.Table] = {}
     window_ids = None
     for name, table in tables.items():
         if table.receipt(unit) is None:
-            raise RunError(
-                f"unit {unit} has no table {name!r} at {table.file(unit)}; measure it before selecting"
-            )
+            raise RunError(f"unit {unit} has no table {name!r} at {table.file(unit)}; measure it before selecting")
         data = next(table.read([unit], sorted({"window_id", *picks[name].values()})))
-        window_ids = data["window_id"] if window_ids is None else window_ids
+        if window_ids is None:
+            window_ids = data["window_id"]
         if not data["window_id"].equals(window_ids):
-            raise RunError(
-                f"unit {unit}: the windows of table {name!r} are not those of the windows table; measure it again"
-            )
-        aliases = picks[name] or {"window_id": "window_id"}
-        found[name] = pa.table({alias: data[column] for alias, column in aliases.items()})
-    return found
+            raise RunError(f"unit {unit}: {table.file(unit)} does not hold the windows of the unit; measure it again")
+        picked[name] = pa.table({alias: data[column] for alias, column in picks[name].items()})
+    return picked
 
 
-def _run_condition(database: Database, insert: str, where: str | None, inputs: Inputs) -> None:
+@contextlib.contextmanager
+def _condition_errors(where: str | None, inputs: Inputs) -> Iterator[None]:
+    """Say what the user's condition could have been made of, where DuckDB refuses it."""
     import duckdb
 
     try:
-        database.run(insert)
-    except (duckdb.ProgrammingError, duckdb.DataError) as error:
+        yield
+    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.PermissionException) as error:
         if where is None:
             raise
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"where must be an SQL condition over {', '.join(inputs.columns())}; {where!r} gave: {reason}"
-        ) from error
+        columns = ", ".join(inputs.columns())
+        raise ValueError(f"where must be an SQL condition on a window's {columns}; {where!r} gave: {reason}") from error
 
 
 def mark_duplicates(database: Database) -> list[Reject]:
@@ -213,7 +215,9 @@ def mark_duplicates(database: Database) -> list[Reject]:
     """)
     database.run("UPDATE loaded SET duplicate = true WHERE rowid IN (SELECT row FROM repeated)")
     return [
-        Reject(file, position, None, "duplicate_id", f"document id {doc_id!r} was read before, at {first}:{first_position}")
+        Reject(
+            file, position, None, "duplicate_id", f"document id {doc_id!r} was read before, at {first}:{first_position}"
+        )
         for doc_id, file, position, first, first_position in database.rows("""
             SELECT DISTINCT doc_id, file, position, first_file, first_position FROM repeated
             ORDER BY file, position, doc_id

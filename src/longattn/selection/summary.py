@@ -126,9 +126,7 @@ def _quantity(database: Database, column: str) -> dict[str, Quantity]:
         if source not in of:
             return None
         m = of[source]
-        return Distribution(
-            m.count, m.mean, m.deviation, m.low, m.high, quantiles[source][i], histograms[source][i]
-        )
+        return Distribution(m.count, m.mean, m.deviation, m.low, m.high, quantiles[source][i], histograms[source][i])
 
     return {
         source: Quantity(edges[source], distribution(source, moments, 0), distribution(source, moments_kept, 1))

@@ -1,0 +1,181 @@
+"""Any layer of any causal language model, against the attention maps that ``transformers`` itself computes."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from longattn import settings
+from longattn.errors import ModelError
+from longattn.models import load_model, resolve
+from longattn.models.base import LayerAttention
+from longattn.models.transformer import AnyLayer
+
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+LATENT = {
+    "num_key_value_heads": 6,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 3,
+}
+READABLE = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen3": {},
+    "smollm3": {},
+    "gpt2": {"num_key_value_heads": None},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 48},
+    "phi": {},
+    "phi3": {"sliding_window": None},
+    "olmo2": {},
+    "gemma": {"head_dim": 8},
+    "cohere": {},
+    "granite": {"attention_multiplier": 0.7},
+    "starcoder2": {"sliding_window": None},
+    "mixtral": EXPERTS,
+    "deepseek_v3": LATENT,
+}
+
+
+def load(folder, layers, window=24, **options) -> AnyLayer:
+    model = settings.Model(name=str(folder), **options)
+    loaded = load_model(resolve(model), model, layers=layers, window=window)
+    assert isinstance(loaded, AnyLayer)
+    return loaded
+
+
+def tokens_like(shape) -> torch.Tensor:
+    return torch.randint(3, 256, shape, generator=torch.Generator().manual_seed(0))
+
+
+def attention_map(seen: LayerAttention) -> torch.Tensor:
+    """Probabilities, shape [B, H, R, T]."""
+    keys = seen.k.repeat_interleave(seen.q.shape[2] // seen.k.shape[2], dim=2)
+    logits = torch.einsum("brhk,bthk->bhrt", seen.q, keys) * seen.scale
+    future = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
+    return logits.masked_fill(future, -torch.inf).softmax(-1)
+
+
+@pytest.mark.parametrize("model_type", READABLE)
+def test_every_layer_has_the_attention_map_of_the_model(make_folder, model_type):
+    folder = make_folder(model_type, **READABLE[model_type])
+    tokens = tokens_like((2, 24))
+    seen: list[LayerAttention] = []
+    load(folder, (0, 1, 2)).queries_and_keys(tokens, (2, 0, 1), seen.append)
+    eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    with torch.inference_mode():
+        maps = eager(tokens, output_attentions=True, use_cache=False).attentions
+    assert [attention.layer for attention in seen] == [0, 1, 2]
+    for attention, expected in zip(seen, maps, strict=True):
+        torch.testing.assert_close(attention_map(attention), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_nothing_runs_after_the_last_asked_layer(make_folder, model_type):
+    model = load(make_folder(model_type, **READABLE[model_type]), (0, 2))
+    ran: list[str] = []
+    for name, part in model.module.named_modules():
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))
+    model.queries_and_keys(tokens_like((1, 24)), (1,), lambda _: None)
+    blocks = [name for name in ran if name.count(".") == 1]
+    assert any(".0" in name for name in blocks)
+    assert not any(".1" in name or ".2" in name for name in blocks), "a layer's block ends after its attention"
+    assert not any(name.startswith(("layers.2", "h.2")) for name in ran)
+
+
+def test_layers_that_nobody_asked_for_are_not_loaded(make_folder):
+    folder = make_folder("smollm3", num_hidden_layers=4, no_rope_layers=[1, 1, 0, 1])
+    whole, part = load(folder, (1, 3)), load(folder, (0, 1))
+    assert (len(whole.module.layers), len(part.module.layers)) == (4, 2)
+    assert (whole.num_layers, part.num_layers) == (4, 4)
+    both: list[LayerAttention] = []
+    for model in (whole, part):
+        model.queries_and_keys(tokens_like((1, 24)), (1,), both.append)
+    assert torch.equal(both[0].q, both[1].q)
+    with pytest.raises(ValueError, match="from 0 to 1, as loaded"):
+        part.queries_and_keys(tokens_like((1, 24)), (3,), both.append)
+
+
+def test_rows_choose_queries_at_every_layer(make_folder):
+    model = load(make_folder("llama"), (0, 2))
+    tokens, rows = tokens_like((2, 24)), torch.tensor([23, 0, 7])
+    every: list[LayerAttention] = []
+    some: list[LayerAttention] = []
+    model.queries_and_keys(tokens, (0, 2), every.append)
+    model.queries_and_keys(tokens, (0, 2), some.append, rows)
+    for whole, chosen in zip(every, some, strict=True):
+        assert torch.equal(whole.q[:, rows], chosen.q)
+        assert torch.equal(whole.k, chosen.k)
+
+
+def test_an_error_of_the_visitor_comes_through(make_folder):
+    model = load(make_folder("llama"), (0, 1))
+
+    def fail(attention: LayerAttention) -> None:
+        raise RuntimeError(f"layer {attention.layer}")
+
+    with pytest.raises(RuntimeError, match="layer 0"):
+        model.queries_and_keys(tokens_like((1, 8)), (0, 1), fail)
+
+
+REFUSED = {
+    "sliding window": ("mistral", {"sliding_window": 16}, "reaches only 16 tokens back"),
+    "sliding window of some layers": (
+        "qwen2",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 16,
+            "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+        },
+        "reaches only 16 tokens back",
+    ),
+    "capped logits": ("gemma2", {"head_dim": 8}, "attn_logit_softcapping"),
+    "learned sinks": ("gpt_oss", {"head_dim": 8, "sliding_window": 64, **EXPERTS}, "s_aux"),
+    "bias by distance": ("mpt", {"d_model": 48, "n_heads": 6, "n_layers": 3}, "cannot be read"),
+    "alibi in falcon": ("falcon", {"alibi": True}, "ALiBi"),
+    "chunks": ("llama4_text", {"head_dim": 8, "intermediate_size_mlp": 64, **EXPERTS}, "chunked_attention"),
+    "attention of its own": ("stablelm", {}, "cannot be read"),
+    "no attention": ("mamba", {"state_size": 4}, "linear_attention"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_attention_that_the_moments_do_not_describe_is_refused(make_folder, case):
+    model_type, facts, message = REFUSED[case]
+    folder = make_folder(model_type, **facts)
+    with pytest.raises(ModelError, match=message):
+        load(folder, (0, 1, 2), window=64)
+
+
+def test_a_sliding_window_as_long_as_the_window_is_full_attention(make_folder):
+    folder = make_folder("mistral", sliding_window=24)
+    assert load(folder, (0, 1), window=24).window == 24
+    with pytest.raises(ModelError, match="reaches only 24 tokens back"):
+        load(folder, (0, 1), window=25)
+
+
+def test_a_sliding_layer_beyond_the_asked_ones_does_no_harm(make_folder):
+    kinds = ["full_attention", "full_attention", "sliding_attention"]
+    folder = make_folder("qwen2", use_sliding_window=True, sliding_window=16, layer_types=kinds)
+    assert load(folder, (0, 1), window=64).num_layers == 3
+
+
+def test_tensors_that_are_missing_are_never_made_up(make_folder):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_folder("llama")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacking, or of another shape: .*up_proj"):
+        load(folder, (0, 2))
+
+
+def test_dynamic_scaling_takes_windows_of_one_length(make_folder):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    model = load(make_folder("llama", rope_parameters=rope), (0, 1), window=24)
+    with pytest.raises(ValueError, match="exactly 24 tokens"):
+        model.queries_and_keys(tokens_like((1, 20)), (0,), lambda _: None)

@@ -1,0 +1,105 @@
+"""A report's data, made by hand."""
+
+import pytest
+
+from longattn.records import Reject
+from longattn.report import Example, ReportData, excerpt
+
+BINS = 40
+
+
+def distribution(low: float, high: float, count: int) -> dict:
+    return {
+        "count": count,
+        "mean": (low + high) / 2,
+        "deviation": (high - low) / 4,
+        "low": low,
+        "high": high,
+        "quantiles": {str(p): low + (high - low) * p / 100 for p in (1, 5, 25, 50, 75, 95, 99)},
+        "histogram": [count // BINS] * BINS,
+    }
+
+
+def quantity(low: float, high: float) -> dict:
+    edges = [low + (high - low) * i / BINS for i in range(BINS + 1)]
+    middle = (low + high) / 2
+    return {"edges": edges, "scored": distribution(low, high, 80), "kept": distribution(middle, high, 40)}
+
+
+def source(tokens: int = 327680) -> dict:
+    return {
+        "windows": 81,
+        "tokens": tokens,
+        "documents": 9,
+        "scored": 80,
+        "scored_tokens": tokens,
+        "kept": 40,
+        "kept_tokens": tokens // 2,
+        "kept_documents": 8,
+        "cut_score": 0.25,
+        "reasons": {"kept": 40, "below_cut": 40, "non_finite": 1},
+        "quantities": {
+            "score": quantity(-2.0, 2.0),
+            "ds": quantity(0.41, 0.45),
+            "du": quantity(-6e-8, -2e-8),
+            "ds@256": quantity(0.71, 0.75),
+            "ds@1024": quantity(0.41, 0.45),
+        },
+    }
+
+
+def example(source: str, rank: int, text: str, kept: bool = True) -> Example:
+    return Example(
+        window_id=f"d{rank}@0",
+        doc_id=f"d{rank}",
+        source=source,
+        start=0,
+        num_tokens=4096,
+        ds=0.42,
+        du=-4e-8,
+        score=2.0 - rank,
+        rank=rank,
+        reason="kept" if kept else "below_cut",
+        excerpt=excerpt(text),
+    )
+
+
+def report_data(word: str = "word", sources: tuple[str, ...] = ("code",)) -> ReportData:
+    """A report in which every text that can come from data is, or contains, ``word``."""
+    return ReportData(
+        manifest={
+            "recipe": {
+                "corpus": {"text_field": word, "inputs": [word]},
+                "window": {"length": 4096},
+                "scorers": ["longattn"],
+                "settings": {"longattn": {"alpha": 0.5, "distance": None}, "length": {}},
+                "keep": {"where": word, "share": 0.5},
+            },
+            "model": {"name": word, "hash": "abc"},
+            "tables": {
+                "longattn": {"folder": "longattn-0", "settings": {"measurement": {"layers": [0]}}},
+                "windows": {"folder": "windows-0", "settings": {"tokenizer": "def"}},
+            },
+            "versions": {"longattn": "0.1.0"},
+            "ledger": {
+                "documents": 12,
+                "windowed": 9,
+                "too_short": 2,
+                "rejected.bad_json": 1,
+                "windows": 81,
+                "scored.longattn": 80,
+                "non_finite.longattn": 1,
+            },
+            "selection": {"path": "x", "sources": {name: source() for name in sources}, "notes": [word]},
+        },
+        null={"ds": 0.4035, "du": -5e-8, "ds@256": 0.7, "ds@1024": 0.4035},
+        best={name: (example(name, 1, word),) for name in sources},
+        worst={name: (example(name, 80, word + " " * 5000 + word, kept=False),) for name in sources},
+        rejects=(Reject(word, 7, None, "bad_json", word),),
+        command=f"longattn run {word}",
+    )
+
+
+@pytest.fixture
+def make_data():
+    return report_data

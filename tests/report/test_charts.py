@@ -1,0 +1,105 @@
+from xml.etree import ElementTree
+
+import pytest
+
+from longattn.report.charts import Mark, histogram, spread_by_distance, strength_by_distance, token_bars
+from longattn.report.svg import Scale, drawing, element, label
+
+
+def quantity(counts: list[int], kept: list[int] | None, low: float, high: float) -> dict:
+    edges = [low + (high - low) * i / len(counts) for i in range(len(counts) + 1)]
+    quantiles = {str(p): low + (high - low) * p / 100 for p in (5, 25, 50, 75, 95)}
+    return {
+        "edges": edges,
+        "scored": {"histogram": counts, "quantiles": quantiles},
+        "kept": None if kept is None else {"histogram": kept, "quantiles": dict(quantiles)},
+    }
+
+
+def shapes(chart: str, name: str, class_: str) -> list[ElementTree.Element]:
+    return [e for e in ElementTree.fromstring(chart).iter(name) if e.get("class") == class_]
+
+
+def points(shape: ElementTree.Element) -> list[tuple[float, ...]]:
+    return [tuple(map(float, pair.split(","))) for pair in shape.attrib["points"].split()]
+
+
+def test_bars_are_as_high_as_their_counts():
+    chart = histogram("x", quantity([1, 4, 2], [0, 2, 2], 0.0, 3.0))
+    base = 154.0
+    (everything,), (kept,) = shapes(chart, "polygon", "all"), shapes(chart, "polygon", "kept")
+    heights = [base - y for _, y in points(everything)]
+    assert heights == pytest.approx([0, 31, 31, 124, 124, 62, 62, 0])
+    assert [base - y for _, y in points(kept)] == pytest.approx([0, 0, 0, 62, 62, 62, 62, 0])
+    assert [x for x, _ in points(everything)][:3] == pytest.approx([10, 10, 10 + 320 / 3], abs=0.01)
+
+
+def test_a_mark_stands_at_its_value():
+    chart = histogram("x", quantity([1, 1], None, 0.0, 4.0), [Mark(1.0, "uniform", "null"), Mark(3.0, "cut", "cut")])
+    (null,), (cut,) = shapes(chart, "line", "null"), shapes(chart, "line", "cut")
+    assert float(null.attrib["x1"]) == pytest.approx(10 + 320 / 4)
+    assert float(cut.attrib["x1"]) == pytest.approx(10 + 320 * 3 / 4)
+
+
+def test_a_mark_a_little_outside_widens_the_axis():
+    chart = histogram("x", quantity([1, 1], None, 1.0, 2.0), [Mark(0.5, "uniform", "null")])
+    (null,) = shapes(chart, "line", "null")
+    (bars,) = shapes(chart, "polygon", "all")
+    assert 10 < float(null.attrib["x1"]) < points(bars)[0][0]
+
+
+def test_a_mark_far_outside_is_an_arrow_with_its_value():
+    chart = histogram("x", quantity([1, 1], None, 1.0, 2.0), [Mark(9.0, "uniform", "null")])
+    assert shapes(chart, "line", "null") == []
+    assert "uniform 9 →" in chart
+
+
+def test_small_values_share_a_power_of_ten():
+    chart = histogram("DU", quantity([1, 1], None, -6e-9, -2e-9))
+    assert "DU × 10⁻⁹" in chart
+    assert "−4" in chart
+
+
+def test_strength_is_drawn_against_its_null_where_both_are_known():
+    by_distance = {256: quantity([1], [1], 0.71, 0.75), 1024: quantity([1], None, 0.41, 0.45)}
+    chart = strength_by_distance("code", by_distance, {256: 0.90, 1024: 0.40, 2048: 0.2})
+    (null,), (median,) = shapes(chart, "polyline", "null-line"), shapes(chart, "polyline", "median-line")
+    low, high = 0.4 - 0.06 * 0.5, 0.9 + 0.06 * 0.5
+    y = Scale(low, high, 154.0, 30.0)
+    assert [place[1] for place in points(null)] == pytest.approx([y(0.90), y(0.40)], abs=0.01)
+    assert [place[1] for place in points(median)] == pytest.approx([y(0.73), y(0.43)], abs=0.01)
+    # nothing is kept at one distance, so there is no line of kept windows
+    assert shapes(chart, "polyline", "kept-line") == []
+    assert "1,024" in chart
+    assert "2,048" not in chart
+
+
+def test_spread_is_counted_from_the_median():
+    of = quantity([1], [1], 0.40, 0.50)
+    of["kept"]["quantiles"] = {"50": 0.47}
+    chart = spread_by_distance("code", {256: of, 1024: of})
+    (median,), (kept,) = shapes(chart, "polyline", "median-line"), shapes(chart, "polyline", "kept-line")
+    y = Scale(-0.045 - 0.06 * 0.09, 0.045 + 0.06 * 0.09, 154.0, 30.0)
+    assert [place[1] for place in points(median)] == pytest.approx([y(0.0)] * 2, abs=0.01)
+    assert [place[1] for place in points(kept)] == pytest.approx([y(0.02)] * 2, abs=0.01)
+
+
+def test_token_bars_are_as_long_as_their_tokens():
+    chart = token_bars([("code", 1000, 250), ("a very long name of a source", 500, 0)])
+    all_, kept = shapes(chart, "rect", "all"), shapes(chart, "rect", "kept")
+    assert [float(bar.attrib["width"]) for bar in all_] == [380, 190]
+    assert [float(bar.attrib["width"]) for bar in kept] == [95, 0]
+    assert "250 of 1K (25.0 %)" in chart
+    assert "a very long name of…" in chart
+
+
+def test_charts_say_what_they_show_to_those_who_cannot_see_them():
+    chart = histogram("Score", quantity([1, 4], [0, 2], 0.0, 3.0))
+    assert "<title>Score: 5 windows, 2 kept</title>" in chart
+    assert 'role="img"' in chart
+
+
+def test_markup_in_names_and_values_is_text():
+    picture = drawing(1, 1, "<b>", label(0, 0, "</text><script>"), element("rect", class_='"><script>'))
+    assert ElementTree.fromstring(picture).find("rect").attrib["class"] == '"><script>'
+    assert [e.tag for e in ElementTree.fromstring(picture).iter()] == ["svg", "title", "text", "rect"]

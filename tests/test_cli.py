@@ -1,0 +1,115 @@
+"""The command line: where settings come from, what errors look like, what each verb prints."""
+
+import json
+
+import pytest
+
+from longattn import cli
+
+
+@pytest.fixture
+def arguments(tiny_model_folder, tmp_path):
+    """A run on a corpus of one file, in one process."""
+    corpus = tmp_path / "books.jsonl"
+    corpus.write_text("".join(json.dumps({"id": str(i), "text": "far and near " * 9 * i}) + "\n" for i in range(6)))
+    flags = ["--output", str(tmp_path / "run"), "--model.name", str(tiny_model_folder), "--workers", "0"]
+    return [f"books={corpus}", *flags, "--devices", "cpu", "--window.length", "64", "--keep.share", "0.5"]
+
+
+def recorded(tmp_path):
+    return json.loads((tmp_path / "run" / "manifest.json").read_bytes())["recipe"]
+
+
+def test_run_says_where_everything_is(arguments, tmp_path, capsys):
+    assert cli.launch(["run", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "6 documents = 5 cut into" in said
+    assert "1 rejected (1 empty: see" in said
+    for name in ("export", "selection.parquet", "report.html"):
+        assert str(tmp_path / "run" / name) in said
+        assert (tmp_path / "run" / name).exists()
+
+
+def test_verbs_one_by_one_come_to_the_same(arguments, tmp_path, capsys):
+    cli.launch(["run", *arguments])
+    whole = (tmp_path / "run" / "selection.parquet").read_bytes()
+    apart = [word.replace(str(tmp_path / "run"), str(tmp_path / "apart")) for word in arguments]
+    for verb in ("plan", "cut", "measure"):
+        words = apart if verb != "plan" else [w for w in apart if w not in ("--workers", "0", "--devices", "cpu")]
+        assert cli.launch([verb, *words]) == 0
+    for verb in ("select", "export", "report", "status"):
+        assert cli.launch([verb, str(tmp_path / "apart")]) == 0
+    assert (tmp_path / "apart" / "selection.parquet").read_bytes() == whole
+    assert "selected: yes" in capsys.readouterr().out
+
+
+def test_select_keeps_the_settings_of_the_run_that_are_not_given(arguments, tmp_path):
+    cli.launch(["run", *arguments])
+    assert cli.launch(["select", str(tmp_path / "run"), "--longattn.alpha", "2"]) == 0
+    recipe = recorded(tmp_path)
+    assert recipe["settings"]["longattn"]["alpha"] == 2.0
+    assert recipe["keep"]["share"] == 0.5
+    assert recipe["corpus"]["inputs"] == [arguments[0]]
+
+
+@pytest.mark.parametrize("form", ["toml", "yaml"])
+def test_flags_win_over_variables_over_files_over_the_recipe(arguments, tmp_path, monkeypatch, form):
+    files = {
+        "toml": "[longattn]\nalpha = 0.25\nskip_first = 1\n[keep]\nmax_overlap = 0.9\n",
+        "yaml": "longattn:\n  alpha: 0.25\n  skip_first: 1\nkeep:\n  max_overlap: 0.9\n",
+    }
+    config = tmp_path / f"settings.{form}"
+    config.write_text(files[form])
+    monkeypatch.setenv("LONGATTN_LONGATTN_SKIP_FIRST", "2")
+    monkeypatch.setenv("LONGATTN_KEEP_MAX_OVERLAP", "0.8")
+    words = ["run", *arguments, "--config", str(config), "--keep.max-overlap", "0.7", "--recipe", "released"]
+    assert cli.launch([*words, "--model.rope-theta", "1000"]) == 0
+    recipe = recorded(tmp_path)
+    assert recipe["settings"]["longattn"]["alpha"] == 0.25
+    assert recipe["settings"]["longattn"]["skip_first"] == 2
+    assert recipe["settings"]["longattn"]["convention"] == "released"
+    assert recipe["keep"]["max_overlap"] == 0.7
+    assert recipe["model"]["rope_theta"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run"], "no input given"),
+        (["run", "nowhere"], "nowhere"),
+        (["run", "x", "--recipe", "mine"], "recipe must be one of laptop, paper, released, got 'mine'"),
+        (["select", "nowhere"], "nowhere is no measured run"),
+        (["status", "nowhere"], "nowhere is no run folder"),
+        (["score", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.launch(words) != 0
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert "Traceback" not in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_a_typo_is_answered_with_what_was_meant(capsys):
+    with pytest.raises(SystemExit):
+        cli.launch(["run", "x", "--longattn.alhpa", "1"])
+    assert "Did you mean --longattn.alpha?" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_dry_run_estimates_and_writes_nothing(arguments, tmp_path, capsys):
+    assert cli.launch(["run", *arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "windows" in said
+    assert "hours" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_score_shows_the_distance_from_uniform_attention(tiny_model_folder, tmp_path, capsys):
+    file = tmp_path / "essay.txt"
+    file.write_text("far and near " * 20)
+    assert cli.launch(["score", str(file), "--model.name", str(tiny_model_folder), "--window.length", "64"]) == 0
+    said = capsys.readouterr().out
+    assert "260 tokens, 5 windows" in said
+    assert said.count("DS ") >= 5

@@ -1,0 +1,117 @@
+"""Formulas over columns: exact moments, and what becomes of values that are no numbers."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longattn.expressions import (
+    Column,
+    Constant,
+    Standardised,
+    column,
+    columns_of,
+    evaluate,
+    in_table,
+    mean_of,
+    minmax,
+    moments,
+    to_sql,
+    walk,
+    zscore,
+)
+
+NUMBERS = st.floats(min_value=-1e300, max_value=1e300)
+
+
+def test_three_values_by_hand():
+    """Mean 2, population variance 2/3."""
+    of = moments(np.array([1.0, 2.0, 3.0]))
+    assert (of.count, of.mean, of.low, of.high) == (3, 2.0, 1.0, 3.0)
+    assert of.deviation == pytest.approx(math.sqrt(2 / 3), rel=1e-15)
+
+
+def test_zscores_and_minmax_by_hand_within_groups():
+    x = np.array([0.0, 2.0, 10.0, 10.0, 30.0])
+    groups = ["a", "a", "b", "b", "b"]
+    assert evaluate(zscore(column("x")), {"x": x}, groups)[:2].tolist() == [-1.0, 1.0]
+    assert evaluate(minmax(column("x")), {"x": x}, groups).tolist() == [0.0, 1.0, 0.0, 0.0, 1.0]
+    assert evaluate(minmax(column("x")), {"x": x}).tolist() == [0.0, 2 / 30, 1 / 3, 1 / 3, 1.0]
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=20), st.randoms(use_true_random=False))
+def test_moments_do_not_depend_on_the_order_of_values(values, random):
+    shuffled = random.sample(values, len(values))
+    assert moments(np.array(values)) == moments(np.array(shuffled))
+
+
+@given(st.lists(st.floats(min_value=-1e3, max_value=1e3), min_size=1, max_size=20))
+def test_moments_are_those_of_exact_arithmetic_within_rounding(values):
+    exact = [Fraction(v) for v in values]
+    mean = sum(exact) / len(exact)
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in exact) / len(exact))
+    of = moments(np.array(values))
+    largest = max(map(abs, values))
+    assert of.mean == pytest.approx(float(mean), rel=1e-15, abs=1e-16 * largest)
+    assert of.deviation == pytest.approx(deviation, rel=1e-8, abs=4e-16 * largest)
+
+
+@pytest.mark.parametrize("factor", [1e-305, 1e-300, 1e-9, 1.0, 1e150, 1e299])
+def test_values_of_any_magnitude_are_standardised(factor):
+    """Squares of the deviations would underflow or overflow if they were not scaled first."""
+    scores = evaluate(zscore(column("x")), {"x": np.array([1.0, 2.0, 3.0]) * factor})
+    assert scores.tolist() == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)])
+
+
+def test_equal_values_are_standardised_to_zero():
+    for value in (0.0, 0.1, -3e299, 5e-324):
+        x = np.full(7, value)
+        assert moments(x).deviation == 0
+        assert evaluate(zscore(column("x")) + minmax(column("x")), {"x": x}).tolist() == [0.0] * 7
+
+
+def test_a_row_with_a_value_that_is_no_number_gets_none_and_moves_no_other():
+    x = np.array([1.0, np.nan, 2.0, np.inf, 3.0, -1e301, 4.0])
+    y = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.nan])
+    scores = evaluate(zscore(column("x")) + column("y"), {"x": x, "y": y})
+    assert np.isnan(scores).tolist() == [False, True, False, True, False, True, True]
+    alone = evaluate(zscore(column("x")), {"x": np.array([1.0, 2.0, 3.0])})
+    assert scores[[0, 2, 4]].tolist() == alone.tolist()
+
+
+def test_a_quotient_by_zero_is_left_out_of_what_it_is_standardised_over():
+    columns = {"x": np.array([1.0, 2.0, 3.0, 5.0]), "y": np.array([1.0, 1.0, 1.0, 0.0])}
+    scores = evaluate(zscore(column("x") / column("y")), columns)
+    assert scores.tolist()[:3] == evaluate(zscore(column("x")), {"x": columns["x"][:3]}).tolist()
+    assert math.isnan(scores[3])
+
+
+def test_list_columns_constants_and_signs():
+    heads = np.array([[1.0, 3.0], [5.0, 7.0]])
+    mean = mean_of([column("heads", 0), column("heads", 1)])
+    assert evaluate(mean, {"heads": heads}).tolist() == [2.0, 6.0]
+    assert evaluate(1.0 - 2.0 * mean / 4.0, {"heads": heads}).tolist() == [0.0, -2.0]
+    assert evaluate(-mean, {"heads": heads}).tolist() == [-2.0, -6.0]
+    with pytest.raises(ValueError, match="at least one"):
+        mean_of([])
+
+
+def test_columns_are_found_once_and_moved_into_a_table():
+    expression = zscore(column("a") + column("b")) * column("a")
+    assert columns_of(expression) == [Column("a"), Column("b")]
+    moved = in_table(expression, "t")
+    assert columns_of(moved) == [Column("a", None, "t"), Column("b", None, "t")]
+    assert evaluate(moved, {"t.a": np.array([1.0, 2.0]), "t.b": np.zeros(2)}).tolist() == [-1.0, 2.0]
+
+
+def test_inner_standardised_parts_come_first():
+    inner = zscore(column("a"))
+    outer = minmax(inner + column("b"))
+    assert [node for node in walk(outer) if isinstance(node, Standardised)] == [inner, outer]
+
+
+def test_constants_reach_sql_with_all_their_digits():
+    assert to_sql(Constant(0.1 + 0.2), str, str) == "CAST('0.30000000000000004' AS DOUBLE)"
