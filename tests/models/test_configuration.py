@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from longattn import settings
@@ -20,6 +22,14 @@ def test_longer_windows_need_another_base_or_leave(make_folder):
         read(folder, 65)
     assert read(folder, 65, allow_extrapolation=True)
     assert read(folder, 65, rope_theta=1e6).rope_parameters["rope_theta"] == 1e6
+
+
+def test_settings_do_not_change_the_checkpoint(make_folder):
+    model = settings.Model(name=str(make_folder("llama")), rope_theta=1e6)
+    checkpoint = resolve(model)
+    before = json.dumps(checkpoint.config)
+    read_config(checkpoint, model, layers=(0,), window=8)
+    assert json.dumps(checkpoint.config) == before
 
 
 @pytest.mark.parametrize(

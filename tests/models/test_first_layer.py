@@ -195,6 +195,12 @@ def test_only_the_needed_tensors_are_read(make_folder, prefix):
         load_model(resolve(model), model, layers=(0,), window=64)
 
 
+def test_heads_that_the_config_does_not_have_are_refused(make_folder, edit_config):
+    model = settings.Model(name=str(edit_config(make_folder("llama", head_dim=8), num_attention_heads=4)))
+    with pytest.raises(ModelError, match=r"q_proj has shape \(48, 48\), its config \(32, 48\)"):
+        load_model(resolve(model), model, layers=(0,), window=8)
+
+
 def test_tokens_and_layers_out_of_range_are_refused(make_folder):
     first, _ = load_both(make_folder("llama"), 32)
     for tokens, layers, message in [

@@ -1,5 +1,6 @@
 """Decide from its configuration whether a model's attention is what the row moments describe."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def read_config(
     if kind not in CONFIG_MAPPING:
         raise ModelError(f"{checkpoint.name}: the installed transformers has no model type {kind!r}")
     try:
-        config = CONFIG_MAPPING[kind].from_dict(dict(checkpoint.config))
+        config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(checkpoint.config)))
     except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{checkpoint.name}: config.json does not fit {kind}: {error}") from error
     try:

@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from transformers import LlamaConfig, PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
+from longattn.errors import ModelError
 from longattn.models.base import LayerAttention, Model, Visit, check_tokens
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
@@ -96,7 +97,7 @@ def load_first_layer(
 ) -> FirstLayer:
     """Read the tensors that the first layer's queries and keys depend on, and no others.
 
-    Raises ``ModelError`` if one of them is missing.
+    Raises ``ModelError`` if one of them is missing or has another shape than the config says.
     """
     kind = config.model_type
     stem = "model." if "model.embed_tokens.weight" in checkpoint.weights.names else ""
@@ -109,10 +110,12 @@ def load_first_layer(
     weights = checkpoint.weights.fetch(stem + name for name in names)
     tensors = {name: _read(weights, stem + name).to(device, dtype) for name in names}
 
-    def projection(part: str) -> Projection:
+    def projection(part: str, heads: int) -> Projection:
         prefix = f"layers.0.self_attn.{part}"
-        bias, norm = tensors.get(f"{prefix}_proj.bias"), tensors.get(f"{prefix}_norm.weight")
-        return Projection(tensors[f"{prefix}_proj.weight"], bias, norm)
+        weight = tensors[f"{prefix}_proj.weight"]
+        if weight.shape != (expected := (heads * _head_dim(config), config.hidden_size)):
+            raise ModelError(f"{checkpoint.name}: {part}_proj has shape {tuple(weight.shape)}, its config {expected}")
+        return Projection(weight, tensors.get(f"{prefix}_proj.bias"), tensors.get(f"{prefix}_norm.weight"))
 
     return FirstLayer(
         name=checkpoint.name,
@@ -126,8 +129,8 @@ def load_first_layer(
         config=config,
         embeddings=tensors["embed_tokens.weight"],
         norm=tensors["layers.0.input_layernorm.weight"],
-        query=projection("q"),
-        key=projection("k"),
+        query=projection("q", config.num_attention_heads),
+        key=projection("k", config.num_key_value_heads),
     )
 
 
