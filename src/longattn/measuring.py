@@ -80,7 +80,7 @@ class Job:
         """What decides the documents and the windows."""
         free = {"inputs", "unit_bytes", "max_errors", "text_suffixes"}
         reading = {key: value for key, value in settings.plain(self.corpus).items() if key not in free}
-        tokenizer = Tokenizer.load(self.checkpoint.tokenizer_file).hash
+        tokenizer = hashlib.sha256(self.checkpoint.tokenizer_file.read_bytes()).hexdigest()[:16]
         return {"format": FORMAT, "corpus": reading, "length": self.window.length, "tokenizer": tokenizer}
 
     @property

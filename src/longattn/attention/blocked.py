@@ -1,84 +1,99 @@
-"""Row moments on any torch device, a block of query rows at a time: memory grows with the keys, not their square."""
+"""Row moments on any torch device, a tile of query rows and keys at a time: memory grows with the keys, not their square."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-BLOCK_ELEMENTS = 2**19
-"""Logits held at once; 2 MB in float32, which stay in the cache between the passes over a block."""
+TILE_KEYS = 1024
+TILE_ELEMENTS = 2**19
+"""Logits of one tile: 2 MB in float32, which stay in the cache between the passes over them."""
 
 
 def row_moments(
     q_BRHK: Tensor, k_BTGK: Tensor, positions_R: Tensor, distances: list[int], skip_first: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Mass and square, each float64 [B, H, R, D]; sums over a block of keys in float32, quotients in float64."""
+    """Mass and square, each float64 [B, H, R, D]; sums within a tile in float32, across tiles in float64."""
     working = torch.promote_types(torch.promote_types(q_BRHK.dtype, k_BTGK.dtype), torch.float32)
+    # float64 does not exist on every device
+    wide = working if q_BRHK.device.type == "mps" else torch.float64
     (B, R, H, _), G = q_BRHK.shape, k_BTGK.shape[2]
+    mass_BHRD, square_BHRD = (q_BRHK.new_empty(B, H, R, len(distances), dtype=wide) for _ in range(2))
     order_R = positions_R.argsort()
-    sorted_positions = positions_R[order_R].tolist()
-    totals_BHR1 = q_BRHK.new_empty(B, H, R, 1, dtype=working)
-    far_BHRD, squares_BHRD = (q_BRHK.new_empty(B, H, R, len(distances), dtype=working) for _ in range(2))
+    sorted_R = positions_R[order_R]
+    rows_per_tile = max(1, TILE_ELEMENTS // (TILE_KEYS * (H // G)))
 
     for b in range(B):
         for g in range(G):
             # queries that share a key head sit side by side, so keys are read once and never copied
             heads = slice(g * (H // G), (g + 1) * (H // G))
             k_TK = k_BTGK[b, :, g].to(working)
-            for rows in _blocks(sorted_positions, H // G):
-                rows_r, positions = order_R[rows], sorted_positions[rows]
+            for start in range(0, R, rows_per_tile):
+                rows_r = order_R[start : start + rows_per_tile]
+                rows = _Rows(sorted_R[start : start + rows_per_tile], distances, skip_first)
                 q_hrK = (q_BRHK[b, rows_r, heads].to(working) * scale).transpose(0, 1)
-                l_hr, f_hrd, g_hrd = _block_moments(q_hrK, k_TK, positions, distances, skip_first)
-                totals_BHR1[b, heads, rows_r, 0] = l_hr
-                far_BHRD[b, heads, rows_r] = f_hrd
-                squares_BHRD[b, heads, rows_r] = g_hrd
-
-    # float64 does not exist on every device (MPS)
-    device = totals_BHR1.device if totals_BHR1.device.type != "mps" else "cpu"
-    totals = totals_BHR1.to(device, torch.float64)
-    return far_BHRD.to(device, torch.float64) / totals, squares_BHRD.to(device, torch.float64) / totals.square()
+                total_hr1, far_hrd, squares_hrd = rows.moments(q_hrK, k_TK, wide)
+                mass_BHRD[b, heads, rows_r] = far_hrd / total_hr1
+                square_BHRD[b, heads, rows_r] = squares_hrd / total_hr1.square()
+    if wide == torch.float64:
+        return mass_BHRD, square_BHRD
+    return mass_BHRD.cpu().double(), square_BHRD.cpu().double()
 
 
-def _blocks(sorted_positions: list[int], heads: int) -> list[slice]:
-    """Runs of rows whose logits fit the block size; the bounds depend on nothing but the rows and the heads."""
-    blocks, start = [], 0
-    while start < len(sorted_positions):
-        stop = start + 1
-        while (
-            stop < len(sorted_positions) and (stop + 1 - start) * heads * (sorted_positions[stop] + 1) <= BLOCK_ELEMENTS
-        ):
-            stop += 1
-        blocks.append(slice(start, stop))
-        start = stop
-    return blocks
+@dataclass
+class _Rows:
+    """Some query rows, by ascending position, and what is asked of them."""
 
+    positions: Tensor
+    distances: list[int]
+    skip_first: int
 
-def _block_moments(
-    q_hrK: Tensor, k_TK: Tensor, positions: list[int], distances: list[int], skip_first: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax normaliser [h, r] and far sums of exponentials and of their squares [h, r, d] for sorted rows."""
-    first, last = positions[0], positions[-1]
-    row_r1 = torch.tensor(positions, device=q_hrK.device)[:, None]
-    e_hrt = q_hrK @ k_TK[: last + 1].T
-    if last > first:
-        key_t = torch.arange(first + 1, last + 1, device=q_hrK.device)
-        e_hrt[..., first + 1 :].masked_fill_(key_t > row_r1, -torch.inf)
-    e_hrt.sub_(e_hrt.amax(-1, keepdim=True)).exp_()
-    squares_hrt = e_hrt.square()
+    def moments(self, q_hrK: Tensor, k_TK: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Normaliser [h, r, 1] and far sums of exponentials and of their squares [h, r, d], by online softmax."""
+        first, last = int(self.positions[0]), int(self.positions[-1])
+        h, r, _ = q_hrK.shape
+        peak_hr1 = q_hrK.new_full((h, r, 1), -torch.inf)
+        total_hr1 = q_hrK.new_zeros(h, r, 1, dtype=wide)
+        far_hrd, squares_hrd = (q_hrK.new_zeros(h, r, len(self.distances), dtype=wide) for _ in range(2))
+        for start in range(0, last + 1, TILE_KEYS):
+            stop = min(start + TILE_KEYS, last + 1)
+            e_hrt = q_hrK @ k_TK[start:stop].T
+            if stop > first + 1:
+                self._mask_future(e_hrt, start, stop, first)
+            higher_hr1 = torch.maximum(peak_hr1, e_hrt.amax(-1, keepdim=True))
+            e_hrt.sub_(higher_hr1).exp_()
+            shrink_hr1 = (peak_hr1 - higher_hr1).exp().to(wide)
+            peak_hr1 = higher_hr1
+            total_hr1 = total_hr1 * shrink_hr1 + e_hrt.sum(-1, keepdim=True)
+            far_hrd = far_hrd * shrink_hr1 + self._far_sums(e_hrt, start, stop, first, last)
+            squares_hrd = squares_hrd * shrink_hr1.square() + self._far_sums(e_hrt.square_(), start, stop, first, last)
+        return total_hr1, far_hrd, squares_hrd
 
-    # the keys before a cut are far for every row of the block: one pass over the segments between cuts serves all
-    # distances. What lies between the cut and the last row's own border is ragged and masked by hand.
-    cuts = [min(max(first - d + 1, skip_first), last + 1) for d in distances]
-    edges = sorted({min(skip_first, last + 1), *cuts})
-    far, squares = {edges[0]: torch.zeros_like(e_hrt[..., 0])}, {edges[0]: torch.zeros_like(e_hrt[..., 0])}
-    for low, high in pairwise(edges):
-        far[high] = far[low] + e_hrt[..., low:high].sum(-1)
-        squares[high] = squares[low] + squares_hrt[..., low:high].sum(-1)
+    def _mask_future(self, logits_hrt: Tensor, start: int, stop: int, first: int) -> None:
+        """Take keys after a row out of its softmax; only keys after the first row need a look."""
+        low = max(start, first + 1)
+        key_t = torch.arange(low, stop, device=logits_hrt.device)
+        logits_hrt[..., low - start :].masked_fill_(key_t > self.positions[:, None], -torch.inf)
 
-    f_hrd, g_hrd = [], []
-    for distance, cut in zip(distances, cuts, strict=True):
-        border = max(last - distance + 1, cut)
-        ragged_rt = torch.arange(cut, border, device=q_hrK.device) <= row_r1 - distance
-        f_hrd.append(far[cut] + (e_hrt[..., cut:border] * ragged_rt).sum(-1))
-        g_hrd.append(squares[cut] + (squares_hrt[..., cut:border] * ragged_rt).sum(-1))
-    return e_hrt.sum(-1), torch.stack(f_hrd, -1), torch.stack(g_hrd, -1)
+    def _far_sums(self, e_hrt: Tensor, start: int, stop: int, first: int, last: int) -> Tensor:
+        """Sums [h, r, d] of a tile's values over the keys that are far for each row and distance.
+
+        The keys before a cut are far for every row: one pass over the segments between cuts serves all distances.
+        What lies between the cut and the last row's own border is ragged, and masked.
+        """
+        low = min(max(start, self.skip_first), stop)
+        cuts = [min(max(first - d + 1, low), stop) for d in self.distances]
+        until = {low: torch.zeros_like(e_hrt[..., 0])}
+        for left, right in pairwise(sorted({low, *cuts})):
+            until[right] = until[left] + e_hrt[..., left - start : right - start].sum(-1)
+        sums = []
+        for distance, cut in zip(self.distances, cuts, strict=True):
+            border = min(max(last - distance + 1, cut), stop)
+            total = until[cut]
+            if border > cut:
+                key_t = torch.arange(cut, border, device=e_hrt.device)
+                ragged_rt = key_t <= self.positions[:, None] - distance
+                total = total + (e_hrt[..., cut - start : border - start] * ragged_rt).sum(-1)
+            sums.append(total)
+        return torch.stack(sums, -1)

@@ -78,6 +78,8 @@ class FirstLayer(Model):
     def _heads(self, projection: Projection, tokens: Int[Tensor, " N"]) -> Float[Tensor, "N H K"]:
         """Queries or keys of some tokens, before the rotary embedding."""
         ids, place = tokens.unique(return_inverse=True)
+        # a product of fewer than 16 rows is added up in another order, which depends on the threads
+        ids = torch.cat([ids, ids.new_zeros(max(0, 16 - len(ids)))])
         hidden = _rms_norm(self.embeddings[ids], self.norm, self.config.rms_norm_eps)
         heads = linear(hidden, projection.weight, projection.bias).unflatten(-1, (-1, _head_dim(self.config)))
         if projection.norm is not None:
