@@ -77,7 +77,7 @@ def test_a_run_leaves_everything_that_was_promised(recipe, tmp_path):
         for file in sorted((tmp_path / "corpus").iterdir())
         for row in map(orjson.loads, file.read_bytes().splitlines())
     }
-    exported = pq.read_table(out / "export").to_pylist()
+    exported = pq.read_table(out / "export" / "data").to_pylist()
     assert exported
     for row in exported:
         # the tiny model's tokens are bytes, so a window of 64 tokens is 64 characters of the document

@@ -289,7 +289,9 @@ def test_selection_follows_the_rule_to_the_bit(tmp_path_factory, rows, rule, sco
     check_summary(selection, found)
 
 
-@pytest.mark.parametrize("rule", [{"share": 0.25}, {"count": 30}, {"tokens": 700, "quotas": {"b": 90.0}}, {"threshold": 0.4}])
+@pytest.mark.parametrize(
+    "rule", [{"share": 0.25}, {"count": 30}, {"tokens": 700, "quotas": {"b": 90.0}}, {"threshold": 0.4}]
+)
 def test_near_duplicates_of_near_duplicates_follow_the_rule(tmp_path, rule):
     """Families of windows that change value by value, so that whom one gives way to depends on who was taken."""
     random = np.random.default_rng(5)

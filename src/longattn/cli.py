@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,7 +121,7 @@ def export(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     from longattn import verbs
 
     summary = verbs.export_selection(recipe, folder)
-    _say(f"{summary.num_windows} windows, {summary.num_tokens:,} tokens -> {folder / 'export'}")
+    _say(f"{summary.num_windows} windows, {summary.num_tokens:,} tokens -> {folder / 'export' / 'data'}")
     return 0
 
 
@@ -157,7 +158,7 @@ def run(
         result = verbs.run(recipe, output, compute, progress)
     _say_ledger(result.ledger, output)
     _say_selection(result.selection, output)
-    _say(f"selected windows  {output / 'export'}")
+    _say(f"selected windows  {output / 'export' / 'data'}")
     _say(f"all scores        {output / 'selection.parquet'}")
     _say(f"report            {result.report}")
     return 0
@@ -174,6 +175,10 @@ def status(folder: Folder) -> int:
         _say(f"  {name:<40} {done} of {state.units} units")
     for attempt in state.running:
         if attempt["finished"]:
+            continue
+        silent = time.time() - attempt["updated"]
+        if silent > 60:
+            _say(f"  process {attempt['pid']} on {attempt['host']} was last heard of {silent / 60:.0f} min ago")
             continue
         left = attempt["seconds_left"]
         remaining = f", {left / 60:.0f} min left" if left is not None else ""

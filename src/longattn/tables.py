@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,7 @@ from longattn.settings import fingerprint, plain
 def durable(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under ``path`` whole and on disk, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -191,18 +192,22 @@ class RunFolder:
         path = self.root / "manifest.json"
         return json.loads(path.read_bytes()) if path.exists() else {}
 
-    def update_manifest(self, section: str, value: Any) -> None:
-        """Replace one section of ``manifest.json`` and leave the others as they are."""
-        write_json(self.root / "manifest.json", {**self.manifest(), section: plain(value)})
+    def update_manifest(self, **sections: Any) -> None:
+        """Replace these sections of ``manifest.json`` and leave the others as they are."""
+        with self.lock("manifest", wait=True):
+            write_json(self.root / "manifest.json", {**self.manifest(), **plain(sections)})
 
     @contextlib.contextmanager
-    def lock(self, shard: str | None = None) -> Iterator[None]:
-        """Hold the folder, or one shard of it, for this process; a second one gets an error that names the first."""
+    def lock(self, name: str | None = None, *, wait: bool = False) -> Iterator[None]:
+        """Hold the folder, or a part of it such as a shard, for this process.
+
+        A second process waits, or gets a :class:`RunError` that names the first.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / (".lock" if shard is None else f".lock-{shard.replace('/', '-of-')}")
+        path = self.root / (".lock" if name is None else f".lock-{name.replace('/', '-of-')}")
         with path.open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
                 owner = file.read().strip() or "another process"

@@ -93,12 +93,14 @@ def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:
     with durable(job.run.root / "rejects.jsonl") as file:
         for line in measuring.rejects(job, units):
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    job.run.update_manifest("recipe", recipe)
-    job.run.update_manifest("versions", measuring.package_versions())
-    job.run.update_manifest("model", {"name": job.checkpoint.name, "hash": job.checkpoint.hash})
     tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
-    job.run.update_manifest("tables", {**job.run.manifest().get("tables", {}), **tables})
-    job.run.update_manifest("ledger", dict(sorted(ledger.items())))
+    job.run.update_manifest(
+        recipe=recipe,
+        versions=measuring.package_versions(),
+        model={"name": job.checkpoint.name, "hash": job.checkpoint.hash},
+        tables={**job.run.manifest().get("tables", {}), **tables},
+        ledger=ledger,
+    )
     return ledger
 
 
@@ -111,7 +113,7 @@ def _write_timings(run: RunFolder, began: float, counts: Counter[str], compute: 
         "began": began,
         "seconds": seconds,
         "windows": counts["windows"],
-        "units_measured_tokens_per_second": counts["tokens"] / seconds,
+        "tokens_per_second": counts["tokens"] / seconds,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "compute": settings.plain(compute),
@@ -153,8 +155,7 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     units = [unit.id for unit in run.plan() if windows.receipt(unit.id)]
     done = [u for u in units if all(f.table.receipt(u) for f in formulas.values())]
     selection = select(done, windows, formulas, recipe.keep, output / "selection.parquet")
-    run.update_manifest("selection", selection)
-    run.update_manifest("recipe", recipe)
+    run.update_manifest(selection=selection, recipe=recipe)
     return selection
 
 
@@ -197,7 +198,7 @@ def export_selection(recipe: Recipe, output: Path) -> "ExportSummary":
     summary = export(run, run.plan(), windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer)
     if rule.push_to is not None:
         push(folder, rule.push_to, private=rule.push_private)
-    run.update_manifest("recipe", recipe)
+    run.update_manifest(recipe=recipe)
     return summary
 
 

@@ -20,7 +20,7 @@ from longattn.tables import read_parquet, write_parquet
 def rows_of(made):
     """The exported rows, whatever the format."""
     rows = []
-    for path in sorted(made.output.glob("part-*")):
+    for path in sorted(made.output.glob("data/part-*")):
         if path.suffix == ".parquet":
             rows += read_parquet(path).to_pylist()
         else:
@@ -31,7 +31,7 @@ def rows_of(made):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl", "jsonl.zst"])
@@ -82,19 +82,19 @@ def test_a_second_export_has_the_same_bytes(made):
 
 def test_row_groups_and_files_are_counted_in_bytes(made):
     made.export(Exporting(content="text", row_group_bytes=1, file_bytes=10**9))
-    file = pq.ParquetFile(made.output / "part-00000.parquet")
+    file = pq.ParquetFile(made.output / "data" / "part-00000.parquet")
     assert file.metadata.num_row_groups == file.metadata.num_rows > 5
     assert file.metadata.row_group(0).column(0).has_offset_index
     whole = rows_of(made)
     summary = made.export(Exporting(content="text", row_group_bytes=1, file_bytes=600))
     assert len(summary.files) > 3
-    assert [file.name for file in summary.files] == [f"part-{i:05d}.parquet" for i in range(len(summary.files))]
+    assert [file.name for file in summary.files] == [f"data/part-{i:05d}.parquet" for i in range(len(summary.files))]
     assert rows_of(made) == whole
 
 
 def test_carried_fields_have_one_type_in_all_files(made):
     made.export(Exporting(content="text", carry=("*",), row_group_bytes=1, file_bytes=600))
-    schemas = [pq.read_schema(path) for path in sorted(made.output.glob("part-*"))]
+    schemas = [pq.read_schema(path) for path in sorted(made.output.glob("data/part-*"))]
     assert len(schemas) > 3
     assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
     types = {field.name: field.type for field in schemas[0]}
@@ -279,7 +279,7 @@ def test_retokenize_needs_its_tokenizer(made):
 
 
 def test_the_card_has_a_header_the_hub_can_read(made):
-    made.run.update_manifest("recipe", {"model": {"name": "/home/me/model"}, "corpus": {"inputs": ["/home/me"]}})
+    made.run.update_manifest(recipe={"model": {"name": "/home/me/model"}, "corpus": {"inputs": ["/home/me"]}})
     made.export(Exporting(content="text", license="cc-by-4.0", push_to="org/name"))
     card = (made.output / "README.md").read_text(encoding="utf-8")
     _, header, body = card.split("---\n", 2)
@@ -287,7 +287,7 @@ def test_the_card_has_a_header_the_hub_can_read(made):
     assert facts["license"] == "cc-by-4.0"
     assert facts["task_categories"] == ["text-generation"]
     assert facts["size_categories"] == ["n<1K"]
-    assert facts["configs"][0]["data_files"] == [{"split": "train", "path": "part-*.parquet"}]
+    assert facts["configs"][0]["data_files"] == [{"split": "train", "path": "data/part-*.parquet"}]
     assert "language" not in facts
     assert 'load_dataset("org/name", split="train")' in body
     assert "2502.16860" in body

@@ -34,7 +34,7 @@ def test_an_export_is_pushed_private_and_stale_parts_go(made, hub):
     assert (create, upload, repository) == ("create", "upload", "org/name")
     assert created == {"repo_type": "dataset", "private": True, "exist_ok": True}
     assert uploaded["folder_path"] == made.output
-    assert "part-*" in uploaded["delete_patterns"]
+    assert "data/part-*" in uploaded["delete_patterns"]
 
 
 def test_what_is_no_export_is_not_pushed(tmp_path, hub):
@@ -56,6 +56,6 @@ def test_the_real_library_takes_these_arguments():
         repo_id="org/name",
         repo_type="dataset",
         folder_path=".",
-        delete_patterns=["part-*"],
+        delete_patterns=["data/part-*"],
         commit_message="",
     )

@@ -64,7 +64,7 @@ def run(tmp_path):
     reject = {"file": "f", "position": 0, "line": 1, "reason": "bad_json", "detail": "x"}
     (tmp_path / "rejects.jsonl").write_text((json.dumps(reject) + "\n") * 9)
     run = RunFolder(tmp_path)
-    run.update_manifest("selection", {"sources": {"a": {"tokens": 80}}})
+    run.update_manifest(selection={"sources": {"a": {"tokens": 80}}})
     return run
 
 

@@ -210,6 +210,7 @@ class _Pools:
         self._done = SPAWN.Value("q", 0), SPAWN.Value("q", 0)
 
     def __enter__(self) -> "_Pools":
+        self._others = set(multiprocessing.active_children())
         self.cutters = self._cutters()
         self.scorers = [self._scorer(device) for device in devices(self._compute, needed=bool(self._job.layers))]
         # as a task, not as an initializer, whose exceptions would be lost
@@ -220,7 +221,7 @@ class _Pools:
         pools = [self.cutters, *self.scorers]
         if error[0] is not None:
             # a unit in hand may take minutes; it begins anew next time, so nothing is lost by ending it now
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - self._others:
                 process.kill()
         for pool in pools:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -57,7 +57,7 @@ def cell(text: object) -> str:
 
 
 def _header(summary: ExportSummary, rule: Exporting) -> dict[str, Any]:
-    data_files = [{"split": "train", "path": f"part-*.{summary.format}"}]
+    data_files = [{"split": "train", "path": f"data/part-*.{summary.format}"}]
     return {
         "pretty_name": rule.push_to or "Selected long-context windows",
         "license": rule.license,

@@ -180,17 +180,17 @@ class _Batch:
 def _write_files(
     folder: Path, format: Format, schema: pa.Schema, rows: Iterable[Row], rule: Exporting
 ) -> list[ExportedFile]:
-    """Write ``part-00000`` and so on, each with about ``rule.file_bytes`` of content."""
+    """Write ``data/part-00000`` and so on, each with about ``rule.file_bytes`` of content."""
     files = []
     batches = _batches(rows, rule.row_group_bytes)
     by_file = itertools.groupby(batches, key=lambda batch: batch.offset // rule.file_bytes)
     for number, (_, group) in enumerate(by_file):
-        path = folder / f"part-{number:05d}{format.suffix}"
+        path = folder / "data" / f"part-{number:05d}{format.suffix}"
         with durable(path) as file:
             format.write(file, schema, (batch.rows for batch in group))
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files.append(ExportedFile(path.name, path.stat().st_size, digest))
+        files.append(ExportedFile(f"data/{path.name}", path.stat().st_size, digest))
     return files
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from longattn.expressions import Expression, columns_of, in_table
 from longattn.selection.database import Database, open_database
-from longattn.selection.keeping import check_rule, keep_best, limits
+from longattn.selection.keeping import check_rule, keep_best, source_limits
 from longattn.selection.loading import SIGNATURE, Inputs, load, mark_duplicates
 from longattn.selection.scoring import combined_score, score_windows
 from longattn.selection.summary import Distribution, Quantity, Selection, SourceSummary, summarise
@@ -86,7 +86,7 @@ def select(
         duplicates = mark_duplicates(database)
         remarks = score_windows(database, score, readings, columns, rule.normalise_over)
         scored_tokens = _tabulate_sources(database)
-        keep_best(database, rule, limits(rule, scored_tokens))
+        keep_best(database, rule, source_limits(rule, scored_tokens))
         write_chunks(output, SELECTION_SCHEMA, _selection_rows(database, list(readings)))
         sources = summarise(database, list(readings))
     notes = [*remarks, *_notes(sources, len(duplicates))]

@@ -48,7 +48,7 @@ def check_rule(rule: Selecting) -> None:
             raise ValueError(f"the quota of {source} must be a whole number of {chosen[0]}, got {quota}")
 
 
-def limits(rule: Selecting, scored_tokens: Mapping[str, int]) -> dict[str, Limit]:
+def source_limits(rule: Selecting, scored_tokens: Mapping[str, int]) -> dict[str, Limit]:
     """The limit of each source, from the tokens of its scored windows."""
     for name in rule.quotas:
         if name not in scored_tokens:
