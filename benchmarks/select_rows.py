@@ -1,8 +1,8 @@
 """Time and peak memory of ``select`` over synthetic tables: ``python benchmarks/select_rows.py --rows 10000000``.
 
-Tables are what measuring leaves behind: documents cut by the paper's rule (about every tenth window overlaps a neighbour
-by more than half), and the columns of the ``longattn`` scorer with plausible random values. Selecting is done in a
-process of its own, with ids, scores and readings as in a real run; making the tables is not timed.
+Tables are what measuring leaves behind: documents cut by the paper's rule (one window in fourteen shares more than
+half of its tokens with a better one), and the columns of the ``longattn`` scorer with plausible random values. The rule
+is the default one. Selecting is done in a process of its own; making the tables is not timed.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -129,9 +130,8 @@ def test_line_numbers_of_rejects_are_the_files_own(recipe, tmp_path):
 
 def test_too_many_bad_records_stop_the_run(recipe, tmp_path):
     (tmp_path / "corpus" / "part-0.jsonl").write_bytes(b"{}\n" * 5)
-    recipe = replace(recipe, corpus=replace(recipe.corpus, max_errors=4))
     with pytest.raises(CorpusError, match="5 records were rejected, more than max_errors=4"):
-        verbs.measure(recipe, tmp_path / "run", INLINE)
+        verbs.measure(recipe, tmp_path / "run", replace(INLINE, max_errors=4))
     assert len((tmp_path / "run" / "rejects.jsonl").read_text().splitlines()) == 5
 
 
@@ -238,6 +238,20 @@ def test_every_scorer_measures_in_one_run_and_any_of_them_can_choose(recipe, tmp
     assert len(set(kept.values())) == len(kept)
     mixed = Selecting(weights={"longattn": 1.0, "length": 0.5, "token_null": -1.0}, near_duplicates=0.9)
     assert verbs.select(replace(every, keep=mixed), out).sources["a"].kept > 0
+
+
+def test_a_column_of_ones_own_can_be_weighted_and_named_in_a_condition(recipe, tmp_path):
+    out = tmp_path / "run"
+    selected(recipe, out)
+    ids = pq.read_table(out / "selection.parquet")["window_id"].to_pylist()
+    quality = pa.table({"window_id": ids, "quality": [float(i % 7) for i in range(len(ids))]})
+    pq.write_table(quality, tmp_path / "mine.parquet")
+    rule = Selecting(tables=(str(tmp_path / "mine.parquet"),), weights={"column:quality": 1.0}, where="quality < 6")
+    verbs.select(replace(recipe, keep=rule), out)
+    table = pq.read_table(out / "selection.parquet")
+    scores = dict(zip(table["window_id"].to_pylist(), table["score"].to_pylist(), strict=True))
+    assert scores == dict(zip(ids, quality["quality"].to_pylist(), strict=True))
+    assert {scores[row["window_id"]] for row in table.to_pylist() if row["reason"] == "filtered"} == {6.0}
 
 
 def test_the_pilot_of_token_null_is_fitted_once(recipe, tmp_path):

@@ -1,6 +1,7 @@
 """The command line: one verb per stage, made from typed functions; everything heavy is imported when it is used."""
 
 import json
+import logging
 import signal
 import sys
 import time
@@ -219,6 +220,7 @@ def _launch(
     recipe: Annotated[str, Parameter(help=f"Settings to begin from: {', '.join(RECIPES)}.")] = "laptop",
     debug: Annotated[bool, Parameter(help="Show the traceback of an error.")] = False,
 ) -> int:
+    _show_log()
     sources: list[Any] = [cyclopts.config.Env("LONGATTN_", command=False)]
     if config is not None:
         reader = cyclopts.config.Toml if config.suffix == ".toml" else cyclopts.config.Yaml
@@ -238,6 +240,13 @@ def _launch(
             traceback.print_exc()
         _complain(str(error) or type(error).__name__)
         return 1
+
+
+def _show_log() -> None:
+    """Let the package's log lines reach standard error, as it is now."""
+    log = logging.getLogger("longattn")
+    log.handlers = [logging.StreamHandler(sys.stderr)]
+    log.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True)

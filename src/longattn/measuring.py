@@ -78,7 +78,7 @@ class Job:
     @cached_property
     def cut_settings(self) -> dict[str, Any]:
         """What decides the documents and the windows."""
-        free = {"inputs", "unit_bytes", "max_errors", "text_suffixes"}
+        free = {"inputs", "unit_bytes", "text_suffixes"}
         reading = {key: value for key, value in settings.plain(self.corpus).items() if key not in free}
         tokenizer = hashlib.sha256(self.checkpoint.tokenizer_file.read_bytes()).hexdigest()[:16]
         return {"format": FORMAT, "corpus": reading, "length": self.window.length, "tokenizer": tokenizer}

@@ -57,8 +57,6 @@ class Corpus:
     """Target size of a work unit in bytes on disk; smaller units lose less on a crash, larger ones make fewer files."""
     max_doc_bytes: int = 4 * 2**30
     """A larger record is rejected, so that one bad line cannot take the memory of the machine."""
-    max_errors: int | None = None
-    """Stop when more records than this are rejected; None never stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +94,8 @@ class Compute:
     """CPU threads of one scorer process; None leaves it to torch."""
     shard: str | None = None
     """``K/N``: do only every N-th work unit, beginning with the K-th (0-based)."""
+    max_errors: int | None = None
+    """Stop when more records than this are rejected in one attempt; None never stops."""
     limit: int | None = None
     """For a first look: begin no further work unit once this many windows are measured; nothing measured is wasted."""
 
@@ -110,6 +110,9 @@ class Selecting:
 
     weights: dict[str, float] = dataclasses.field(default_factory=lambda: {"longattn": 1.0})
     """Scorers (or ``column:NAME`` of a measured table) and their weights; several are standardised, then added."""
+    tables: tuple[str, ...] = ()
+    """Parquet files of your own with a ``window_id`` column; their other columns can be weighted (``column:NAME``) and
+    named in ``where``."""
     normalise_over: Literal["source", "corpus"] = "source"
     """Standardise within each source, as the paper does, or over everything."""
     share: float | None = 0.125
@@ -121,13 +124,14 @@ class Selecting:
     threshold: float | None = None
     """Keep every window with at least this score, instead of a share."""
     quotas: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Per source, in place of the value above: a share up to 1, or tokens or windows where those are chosen."""
+    """Per source, in place of the value above: a share, tokens, windows or lowest score, whichever is chosen."""
     max_overlap: float = 0.5
     """Drop a window that shares more than this part of its tokens with a better kept one; 1 keeps all."""
     near_duplicates: float | None = None
     """Drop a window whose estimated Jaccard similarity to a kept one is at least this; needs the ``minhash`` scorer."""
     where: str | None = None
-    """SQL condition over the table's columns that a window must fulfil to be kept, such as ``doc_tokens < 1000000``."""
+    """SQL condition on the window's columns that must hold for it to be kept, such as ``doc_tokens < 1000000``. A window
+    that fails still counts in what the others are standardised over."""
 
 
 @dataclass(frozen=True, kw_only=True)

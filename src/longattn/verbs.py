@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longattn import corpus, engines, measuring, settings
 from longattn.errors import RunError
-from longattn.expressions import evaluate
+from longattn.expressions import Constant, evaluate
 from longattn.measuring import Job
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
@@ -151,9 +151,11 @@ def select(recipe: Recipe, output: Path) -> "Selection":
         # tables that no score uses can still be named in a condition, and near duplicates need their signatures
         if name not in formulas and name not in ("documents", "windows"):
             formulas[name] = Formula(_table(run, tables, name), recipe.scorer(name).score())
+    formulas |= {Path(file).stem: Formula(Path(file), Constant(0.0)) for file in recipe.keep.tables}
     windows = _table(run, tables, "windows")
     units = [unit.id for unit in run.plan() if windows.receipt(unit.id)]
-    done = [u for u in units if all(f.table.receipt(u) for f in formulas.values())]
+    measured = [formula.table for formula in formulas.values() if isinstance(formula.table, Table)]
+    done = [unit for unit in units if all(table.receipt(unit) for table in measured)]
     selection = select(done, windows, formulas, recipe.keep, output / "selection.parquet")
     run.update_manifest(selection=selection, recipe=recipe)
     return selection

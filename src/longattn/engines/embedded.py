@@ -37,7 +37,7 @@ def measure(
     state = State(len(mine), len(done), sum(unit.num_bytes for unit in mine), finished, finished)
     name = "progress.json" if compute.shard is None else f"progress-{compute.shard.replace('/', '-of-')}.json"
     status = StatusFile(job.run.root / name)
-    tally = _Tally(job, compute, state, progress or Quiet(), status)
+    tally = _Tally(compute, state, progress or Quiet(), status)
     if not waiting:
         return tally.counts
     run = _inline if compute.workers == 0 else _in_processes
@@ -64,7 +64,6 @@ def shard_of(units: Sequence[WorkUnit], shard: str | None) -> list[WorkUnit]:
 class _Tally:
     """Counts what is done, decides when to stop, and passes it on."""
 
-    job: Job
     compute: settings.Compute
     state: State
     progress: Progress
@@ -82,7 +81,7 @@ class _Tally:
         self.state.units_done += 1
         self.state.rejected = sum(n for key, n in self.counts.items() if key.startswith("rejected."))
         self.show(self.state.windows, self.state.tokens, self.finished_bytes)
-        allowed = self.job.corpus.max_errors
+        allowed = self.compute.max_errors
         if allowed is not None and self.state.rejected > allowed:
             raise CorpusError(
                 f"{self.state.rejected} records were rejected, more than max_errors={allowed}; "

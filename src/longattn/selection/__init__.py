@@ -87,8 +87,8 @@ def select(
         remarks = score_windows(database, score, readings, columns, rule.normalise_over)
         scored_tokens = _tabulate_sources(database)
         keep_best(database, rule, source_limits(rule, scored_tokens))
-        write_chunks(output, SELECTION_SCHEMA, _selection_rows(database, list(readings)))
         sources = summarise(database, list(readings))
+        write_chunks(output, SELECTION_SCHEMA, _selection_rows(database, list(readings)))
     notes = [*remarks, *_notes(sources, len(duplicates))]
     return Selection(str(output), sources, duplicates, notes)
 

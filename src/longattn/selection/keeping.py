@@ -83,10 +83,11 @@ def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit]) 
     }
     schema = pa.schema([("source", pa.string()), ("budget", pa.int64()), ("threshold", pa.float64())])
     database.lend("limits", pa.table(bounds, schema))
+    cost = "num_tokens" if rule.count is None else "1"
     database.run(f"""
         CREATE VIEW queue AS
         SELECT source, ranked.rowid AS place, row, budget,
-            sum({"1" if rule.count is not None else "num_tokens"}) OVER (PARTITION BY source ORDER BY ranked.rowid) AS used
+            sum({cost}) OVER (PARTITION BY source ORDER BY ranked.rowid) AS used
         FROM ranked JOIN limits USING (source)
         WHERE reason = 'below_cut' AND (threshold IS NULL OR score >= threshold)
     """)
@@ -108,7 +109,7 @@ def _mark(database: Database, reason: str, places: set[int]) -> None:
 def _overlapping(database: Database, max_overlap: float) -> set[int]:
     """Places of windows that share more than ``max_overlap`` of their tokens with a better one that is not dropped."""
     # Only windows that reach into a neighbour of their document can be concerned. Two that intersect start less than
-    # the longest window apart, hence lie in the same or in adjacent stretches of that length.
+    # the longest window apart, hence in the same or in adjacent stretches of that length.
     pairs = f"""
         WITH candidates AS (
             SELECT rowid AS place, hash(doc_id) AS document, start, start + num_tokens AS stop, num_tokens

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from longattn.errors import RunError
 from longattn.expressions import Column
 from longattn.records import Reject
-from longattn.selection.database import CHUNK_ROWS, Database, quoted
+from longattn.selection.database import CHUNK_ROWS, Database, quoted, text
 from longattn.tables import Table
 
 IDENTITY = {
@@ -76,9 +76,11 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatures: bool, where: str | None) -> None:
-    """Fill the table ``loaded``: identity, the columns as ``value_0 ...``, ``signature``, and whether ``where`` holds."""
+    """Fill the table ``loaded``: identity, the columns as ``value_0 ...``, ``signature``, whether ``where`` holds."""
     for column in columns:
         inputs.check(column)
+    if where:
+        _check_condition(database, where)
     picks = _picks(inputs, columns, signatures, where)
     aligned = {name: table for name in picks if isinstance(table := inputs.tables[name], Table)}
     joined = " POSITIONAL JOIN ".join(map(quoted, aligned))
@@ -103,7 +105,7 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
             database.lend(name, data)
         with _condition_errors(where, inputs):
             if where:
-                # only here does SQL refuse a condition on other rows, of which a chunk does not hold all
+                # only here does SQL refuse aggregates and window functions, which would see a chunk and not the table
                 database.run(f"EXPLAIN SELECT 1 FROM {joined} WHERE ({where}\n)")
             database.run(f"INSERT INTO loaded SELECT {', '.join(values)} FROM {joined}")
 
@@ -169,6 +171,13 @@ def _read_unit(unit: str, tables: Mapping[str, Table], picks: Picks) -> dict[str
             raise RunError(f"unit {unit}: {table.file(unit)} does not hold the windows of the unit; measure it again")
         picked[name] = pa.table({alias: data[column] for alias, column in picks[name].items()})
     return picked
+
+
+def _check_condition(database: Database, where: str) -> None:
+    """Raise ``ValueError`` for a subquery, which would see the windows of one chunk and not the table."""
+    ((syntax,),) = database.rows(f"SELECT json_serialize_sql({text(f'SELECT 1 WHERE ({where}{chr(10)})')})")
+    if '"class":"SUBQUERY"' in syntax:
+        raise ValueError(f"where must be a condition on one window's own columns, got a subquery in {where!r}")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def number(value: str) -> str:
 
 
 def moments_by(database: Database, relation: str, group: str, value: str) -> dict[str, Moments]:
-    """Moments of ``value`` (SQL over ``relation``, a FROM clause) for each ``group``; rows where it is NULL are left out.
+    """Moments of ``value``, SQL over ``relation`` (a FROM clause), for each ``group``; NULLs are left out.
 
     A floating-point sum would depend on how rows are dealt to threads, so values are brought into [-2, 2] by a power
     of two and added as integers.

@@ -65,10 +65,11 @@ def near_duplicates(database: Database, budgets: Mapping[str, int], threshold: f
         freed = dict.fromkeys(budgets, 0)
         for repeat in dropped:
             freed[repeat.source] += repeat.cost
-        reached = reach
-        reach = {source: max(reached[source], budget + freed[source]) for source, budget in budgets.items()}
-        if reach == reached:
+        needed = {source: budget + freed[source] for source, budget in budgets.items()}
+        if all(needed[source] <= reach[source] for source in budgets):
             return {repeat.place for repeat in dropped}
+        # a little further than needed, because some of the windows behind will be dropped as well
+        reached, reach = reach, {source: max(reach[source], needed[source] + freed[source] // 8) for source in budgets}
 
 
 def _signature_length(database: Database) -> int:
@@ -101,7 +102,7 @@ def _add_bands(
 
 def _suspects(database: Database) -> Iterator[Suspect]:
     """Windows that share a band with another, in the order in which they are taken."""
-    query = f"""
+    query = """
         WITH shared AS (
             SELECT band FROM bands GROUP BY band HAVING count(*) > 1
         ), suspects AS (

@@ -70,10 +70,10 @@ def score_windows(
     columns: Sequence[Column],
     normalise_over: str,
 ) -> list[str]:
-    """Make the table ``ranked``: every window with its score and readings (``reading_0 ...``), best first in its source.
+    """Make the table ``ranked``: every window with its score and readings, the best of each source first.
 
-    A row's ``rowid`` is its place in the selection file. Its ``reason`` is the one that holds unless a later step
-    finds another. Returns remarks on scales that a reader should know of.
+    Readings are columns ``reading_0 ...``. A row's ``rowid`` is its place in the selection file; its ``reason`` is the
+    one that holds unless a later step finds another. Returns remarks on scales that a reader should know of.
     """
     known = " AND ".join([is_number(f"value_{columns.index(c)}") for c in columns_of(score)] or ["true"])
     peers = "source" if normalise_over == "source" else "''"

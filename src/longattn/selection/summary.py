@@ -10,7 +10,7 @@ from longattn.records import Reject
 from longattn.selection.database import Database
 from longattn.selection.moments import moments_by
 
-PERCENTS = (1, 5, 25, 50, 75, 95, 99)
+PERCENTS: tuple[int, ...] = (1, 5, 25, 50, 75, 95, 99)
 NUM_BINS = 40
 
 
@@ -142,7 +142,7 @@ def _edges(low: float, high: float, quantiles: Mapping[int, float]) -> list[floa
     if low == high:
         half = max(0.5, abs(low) / 2)
         low, high = low - half, high + half
-    return [low + (high - low) * k / NUM_BINS for k in range(NUM_BINS + 1)]
+    return [*(low + (high - low) * k / NUM_BINS for k in range(NUM_BINS)), high]
 
 
 def _histograms(
@@ -153,9 +153,13 @@ def _histograms(
     database.lend("bounds", pa.table(bounds))
     counts = {source: ([0] * NUM_BINS, [0] * NUM_BINS) for source in edges}
     for source, bin_, scored, kept in database.rows(f"""
-        SELECT source, CAST(least(greatest(floor(({column} - low) / (high - low) * {NUM_BINS}), 0), {NUM_BINS - 1}) AS INTEGER)
-            AS bin, count(*), count(*) FILTER (reason = 'kept')
-        FROM (SELECT source, {column}, reason FROM {relation}) JOIN bounds USING (source) GROUP BY source, bin
+        SELECT source, CAST(least(greatest(floor(share * {NUM_BINS}), 0), {NUM_BINS - 1}) AS INTEGER) AS bin,
+            count(*), count(*) FILTER (reason = 'kept')
+        FROM (
+            SELECT source, ({column} - low) / (high - low) AS share, reason
+            FROM (SELECT * FROM {relation}) JOIN bounds USING (source)
+        )
+        GROUP BY source, bin
     """):
         counts[source][0][bin_], counts[source][1][bin_] = scored, kept
     return counts
