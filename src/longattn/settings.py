@@ -130,8 +130,8 @@ class Selecting:
     near_duplicates: float | None = None
     """Drop a window whose estimated Jaccard similarity to a kept one is at least this; needs the ``minhash`` scorer."""
     where: str | None = None
-    """SQL condition on the window's columns that must hold for it to be kept, such as ``doc_tokens < 1000000``. A window
-    that fails still counts in what the others are standardised over."""
+    """SQL condition on the window's columns that must hold for it to be kept, such as ``doc_tokens < 1000000``. A
+    window that fails still counts in what the others are standardised over."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,11 +47,7 @@ def measure(
 
 
 def shard_of(units: Sequence[WorkUnit], shard: str | None) -> list[WorkUnit]:
-    """Every N-th unit, beginning with the K-th, for a shard ``K/N``; all of them for None.
-
-    >>> shard_of([1, 2, 3, 4, 5], "1/2")
-    [2, 4]
-    """
+    """Every N-th unit, beginning with the K-th (0-based), for a shard ``K/N``; all of them for None."""
     if shard is None:
         return list(units)
     number, slash, of = shard.partition("/")

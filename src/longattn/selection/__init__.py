@@ -42,6 +42,9 @@ SELECTION_SCHEMA = pa.schema(
 
 NO_WINDOW = "there is no window to select from"
 
+NAMED_SOURCES = 5
+"""A note names no more sources than this."""
+
 
 @dataclass(frozen=True)
 class Formula:
@@ -136,12 +139,16 @@ def _notes(sources: Mapping[str, SourceSummary], num_duplicates: int) -> Iterato
     if not sources:
         yield NO_WINDOW
     if num_duplicates:
-        yield f"{num_duplicates} documents had an id that was read before; their windows were left out"
-    for name, source in sources.items():
-        score = source.quantities.get("score")
-        if source.scored == 0:
-            yield f"source {name}: none of its {source.windows} windows has a score"
-        elif source.kept == 0:
-            yield f"source {name}: nothing is kept of {source.scored} windows with {source.scored_tokens} tokens"
-        if score and score.scored and score.scored.count > 1 and score.scored.low == score.scored.high:
-            yield f"source {name}: all scores are equal, so windows are ranked by id alone"
+        yield f"documents with an id that was read before, left out: {num_duplicates}"
+    scores = {name: of.quantities["score"].scored for name, of in sources.items() if of.scored}
+    flat = [name for name, of in scores.items() if of and of.count > 1 and of.low == of.high]
+    yield from _about("no window has a score", [name for name, of in sources.items() if not of.scored])
+    yield from _about("no window is kept", [name for name, of in sources.items() if of.scored and not of.kept])
+    yield from _about("all scores are equal, so windows are ranked by id alone", flat)
+
+
+def _about(fact: str, sources: Sequence[str]) -> Iterator[str]:
+    """One sentence, however many sources it is true of."""
+    if sources:
+        more = f" and {len(sources) - NAMED_SOURCES} more" if len(sources) > NAMED_SOURCES else ""
+        yield f"{fact} in {', '.join(sources[:NAMED_SOURCES])}{more}"
