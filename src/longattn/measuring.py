@@ -325,14 +325,6 @@ def _count_non_finite(columns: Columns) -> int:
     return int(np.logical_or.reduce(bad).sum()) if bad else 0
 
 
-def measure_unit(
-    unit: WorkUnit, job: Job, tokenizer: Tokenizer, model: "Model | None", on_window: Callable[[int], None]
-) -> dict[str, int]:
-    """A whole unit in this process: cut, measure, commit."""
-    pieces = cut_unit(unit, job, tokenizer)
-    return commit_unit(job, pieces, measure_windows(job.scorers, model, pieces.windows, on_window))
-
-
 def package_versions() -> dict[str, str]:
     """Versions of what the numbers depend on, without importing any of it."""
     names = ("longattn", "torch", "tokenizers", "numpy", "transformers")

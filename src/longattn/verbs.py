@@ -157,7 +157,9 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     measured = [formula.table for formula in formulas.values() if isinstance(formula.table, Table)]
     done = [unit for unit in units if all(table.receipt(unit) for table in measured)]
     selection = select(done, windows, formulas, recipe.keep, output / "selection.parquet")
-    run.update_manifest(selection=selection, recipe=recipe)
+    # rejects.jsonl names them all
+    facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
+    run.update_manifest(selection=facts, recipe=recipe)
     return selection
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from longattn import settings
 from longattn.engines.progress import Progress, Quiet, State, StatusFile
 from longattn.errors import CorpusError, RunError
-from longattn.measuring import CutUnit, Job, commit_unit, cut_unit, measure_unit, measure_windows
+from longattn.measuring import CutUnit, Job, commit_unit, cut_unit, measure_windows
 from longattn.records import WorkUnit
 from longattn.tokens import Tokenizer
 
@@ -103,13 +103,18 @@ def _inline(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, ta
     tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
     model = job.load_model(devices(compute)[0]) if job.layers else None
 
-    def on_window(tokens: int) -> None:
-        tally.show(tally.state.windows + 1, tally.state.tokens + tokens, tally.finished_bytes)
-
     for unit in waiting:
         if tally.enough:
             break
-        tally.unit_done(unit, measure_unit(unit, job, tokenizer, model, on_window))
+        pieces = cut_unit(unit, job, tokenizer)
+        part = unit.num_bytes / max(1, len(pieces.windows))
+        state = tally.state
+
+        def on_window(tokens: int, state: State = state, part: float = part) -> None:
+            tally.show(state.windows + 1, state.tokens + tokens, state.bytes_done + part)
+
+        measured = measure_windows(job.scorers, model, pieces.windows, on_window)
+        tally.unit_done(unit, commit_unit(job, pieces, measured))
 
 
 def _in_processes(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, tally: _Tally) -> None:
