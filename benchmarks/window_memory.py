@@ -1,7 +1,7 @@
 """Time and peak memory of one window's exact measurement: ``python benchmarks/window_memory.py --length 32768``.
 
-The window is measured in a process of its own, whose peak resident memory is read after loading (interpreter, libraries,
-weights) and again at the end. Text: this Python's own standard library.
+Resident memory is read after loading (interpreter, libraries, weights), and its peak at the end. Text: this Python's
+own standard library.
 """
 
 import argparse

@@ -69,8 +69,12 @@ def measure(
     compute = compute or settings.Compute()
     job = prepare(recipe, output)
     began = time.time()
+    units = job.run.plan()
+    if compute.shard is None or not units:
+        # shards work on one plan, which the first of them makes
+        units = corpus.list_units(recipe.corpus, units)
     with job.run.lock(compute.shard):
-        units = plan(recipe, output) if compute.shard in (None, "0/1") else _shared_plan(recipe, output)
+        job.run.write_plan(units)
         if any(isinstance(scorer, PilotScorer) for scorer in job.scorers):
             job = measuring.with_pilots(job, units, engines.devices(compute)[0])
         try:
@@ -79,12 +83,6 @@ def measure(
             ledger = _close(job, recipe, units)
         _write_timings(job.run, began, attempt, compute)
     return ledger
-
-
-def _shared_plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
-    """The plan that all shards work on; the first that comes makes it."""
-    run = RunFolder(output)
-    return run.plan() or plan(recipe, output)
 
 
 def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Row moments on any torch device, a tile of query rows and keys at a time: memory grows with the keys, not their square."""
+"""Row moments on any torch device, a tile of query rows and keys at a time: no square of the length is ever held."""
 
 from dataclasses import dataclass
 from itertools import pairwise
