@@ -279,7 +279,7 @@ def test_retokenize_needs_its_tokenizer(made):
 
 
 def test_the_card_has_a_header_the_hub_can_read(made):
-    made.run.update_manifest(recipe={"model": {"name": "/home/me/model"}, "corpus": {"inputs": ["/home/me"]}})
+    made.run.update_manifest(recipe={"model": {"name": "/data/me/model"}, "corpus": {"inputs": ["/data/me"]}})
     made.export(Exporting(content="text", license="cc-by-4.0", push_to="org/name"))
     card = (made.output / "README.md").read_text(encoding="utf-8")
     _, header, body = card.split("---\n", 2)
@@ -291,7 +291,7 @@ def test_the_card_has_a_header_the_hub_can_read(made):
     assert "language" not in facts
     assert 'load_dataset("org/name", split="train")' in body
     assert "2502.16860" in body
-    assert "/home/me" not in card
+    assert "/data/me" not in card
 
 
 def test_the_card_of_a_hostile_source_keeps_its_table(tmp_path, books, tokenizer):
