@@ -1,6 +1,8 @@
 """The command line: where settings come from, what errors look like, what each verb prints."""
 
+import html
 import json
+import shlex
 
 import pytest
 
@@ -50,6 +52,29 @@ def test_select_keeps_the_settings_of_the_run_that_are_not_given(arguments, tmp_
     assert recipe["settings"]["longattn"]["alpha"] == 2.0
     assert recipe["keep"]["share"] == 0.5
     assert recipe["corpus"]["inputs"] == [arguments[0]]
+
+
+def test_the_command_in_the_report_makes_the_same_recipe(arguments, tmp_path):
+    weights = ["--keep.weights.longattn", "1", "--keep.weights.length", "0.5", "--keep.quotas.books", "0.25"]
+    more = ["--scorers", "longattn", "--scorers", "length", "--longattn.per-head", "--longattn.heads", "1", *weights]
+    more += ["--write.no-push-private"]
+    cli.launch(["run", *arguments, *more])
+    before = recorded(tmp_path)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    command = shlex.split(html.unescape(page.split("longattn run ")[1].split("<")[0]))
+    assert cli.launch(["run", *command, "--workers", "0", "--devices", "cpu"]) == 0
+    assert recorded(tmp_path) == before
+
+
+def test_a_budget_or_weights_that_are_given_replace_those_of_the_run(arguments, tmp_path):
+    run = str(tmp_path / "run")
+    cli.launch(["run", *arguments, "--scorers", "longattn", "--scorers", "length"])
+    assert cli.launch(["select", run, "--keep.tokens", "640", "--keep.weights.length", "1"]) == 0
+    assert recorded(tmp_path)["keep"]["weights"] == {"length": 1.0}
+    assert recorded(tmp_path)["keep"]["tokens"] == 640
+    assert cli.launch(["select", run, "--keep.share", "0.3"]) == 0
+    keep = recorded(tmp_path)["keep"]
+    assert (keep["share"], keep["tokens"], keep["weights"]) == (0.3, None, {"length": 1.0})
 
 
 @pytest.mark.parametrize("form", ["toml", "yaml"])

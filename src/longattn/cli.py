@@ -42,7 +42,7 @@ app = App(
     help=HELP,
     help_format="markdown",
     version=__version__,
-    default_parameter=Parameter(negative=(), show_env_var=False),
+    default_parameter=Parameter(negative_iterable=(), show_env_var=False),
     result_action="return_value",
 )
 
@@ -264,7 +264,16 @@ class _Base:
         if any(a.name.startswith("--window.") for a in arguments):
             values = _given({**recipe, **recipe["settings"]})
             values.pop("settings", None)
+            values["keep"] = _without_replaced(values["keep"], {a.name for a in arguments if a.tokens})
             cyclopts.config.Dict(values, source=source, use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _without_replaced(keep: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """What to keep, without what a given setting takes the place of as a whole: a budget, the weights, the quotas."""
+    for together in (("share", "tokens", "count", "threshold"), ("weights",), ("quotas",)):
+        if any(name.startswith(f"--keep.{one}") for name in given for one in together):
+            keep = {key: value for key, value in keep.items() if key not in together}
+    return keep
 
 
 def _recorded_recipe(folder: Path) -> dict[str, Any]:

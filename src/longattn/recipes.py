@@ -91,7 +91,7 @@ def as_flags(recipe: Recipe) -> list[str]:
     """
     mine, default = plain(recipe), plain(Recipe())
     # flags of scorers stand beside those of the stages
-    mine, default = ({**facts, **facts.pop("settings")} for facts in (mine, default))
+    mine, default = ({**facts.pop("settings"), **facts} for facts in (mine, default))
     return list(_flags("", mine, default))
 
 
@@ -101,8 +101,13 @@ def _flags(prefix: str, mine: Mapping[str, Any], default: Mapping[str, Any]) -> 
         if value == usual or value is None or name == "corpus.inputs":
             continue
         if isinstance(value, Mapping):
+            # weights and quotas that are given replace the default ones as a whole
+            usual = {} if name in ("keep.weights", "keep.quotas") else usual
             yield from _flags(f"{name}.", value, usual if isinstance(usual, Mapping) else {})
         elif isinstance(value, list):
             yield from (word for item in value for word in (f"--{name}", str(item)))
+        elif isinstance(value, bool):
+            stage, _, word = name.rpartition(".")
+            yield f"--{name}" if value else f"--{stage}.no-{word}"
         else:
-            yield from (f"--{name}",) if value is True else (f"--{name}", str(value))
+            yield from (f"--{name}", str(value))
