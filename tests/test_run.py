@@ -17,7 +17,7 @@ import pytest
 
 from longattn import verbs
 from longattn.errors import CorpusError, RunError
-from longattn.measuring import LedgerError, ledger
+from longattn.ledger import LedgerError, balance
 from longattn.recipes import Recipe
 from longattn.settings import Compute, Corpus, Model, Selecting, Windowing
 
@@ -217,7 +217,7 @@ def test_a_ledger_that_does_not_balance_is_an_error(recipe, tmp_path):
     facts["counts"]["documents"] += 1
     receipt.write_text(json.dumps(facts))
     with pytest.raises(LedgerError, match="are accounted for"):
-        ledger(job, job.run.plan())
+        balance(job, job.run.plan())
 
 
 def test_two_processes_cannot_work_in_one_folder(recipe, tmp_path):

@@ -1,25 +1,23 @@
-"""From a work unit to its tables: read, cut, measure, commit; and what all units together add up to."""
+"""From a work unit to its tables: read, cut, measure, commit."""
 
 import hashlib
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from longattn import corpus, settings
-from longattn.errors import LongAttnError
 from longattn.models import Checkpoint
 from longattn.records import Document, Reject, Window, WorkUnit
-from longattn.scorers import AttentionAsk, Columns, PilotScorer, Scorer
-from longattn.tables import Receipt, RunFolder, Table, durable
+from longattn.scorers import AttentionAsk, Columns, Scorer
+from longattn.tables import RunFolder, Table
 from longattn.tokens import Tokenizer
 from longattn.windows import cut
 
@@ -239,45 +237,6 @@ def _stack(parts: Sequence[Columns]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def with_pilots(job: Job, units: Sequence[WorkUnit], device: str) -> Job:
-    """The job with the tables of scorers that need a pilot: read if this run has them, else fitted and written."""
-    return replace(job, scorers=tuple(_with_pilot(job, units, device, scorer) for scorer in job.scorers))
-
-
-def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer) -> Scorer:
-    if not isinstance(scorer, PilotScorer):
-        return scorer
-    from safetensors.numpy import save
-
-    model = {**settings.plain(job.model), "hash": job.checkpoint.hash}
-    facts = {**job.cut_settings, **scorer.measurement(), "model": model}
-    path = job.run.root / "pilots" / f"{scorer.name}-{settings.fingerprint(facts)}.safetensors"
-    if not path.exists():
-        ask = scorer.pilot_ask()
-        windows = _sample(job, units, scorer.pilot_windows())
-        if not windows:
-            raise LongAttnError(f"{scorer.name} needs a sample of windows, and the input has none")
-        loaded = job.load_model(device, ask.layers)
-        tables = scorer.fit(windows, observe(scorer, ask, loaded, windows))
-        with durable(path) as file:
-            file.write(save(tables))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return scorer.with_pilot(str(path), digest)
-
-
-def _sample(job: Job, units: Sequence[WorkUnit], count: int) -> list[Window]:
-    """About ``count`` windows from all over the corpus: units in the order of their hashes, evenly within each."""
-    tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
-    share = max(1, -(-count // max(1, min(len(units), 8))))
-    sample: list[Window] = []
-    for unit in sorted(units, key=lambda unit: unit.id):
-        windows = cut_unit(unit, job, tokenizer).windows
-        sample += windows[:: max(1, len(windows) // share)][:share]
-        if len(sample) >= count:
-            break
-    return sample[:count]
-
-
 def commit_unit(job: Job, cut: CutUnit, measured: Mapping[str, Columns]) -> dict[str, int]:
     """Write the unit's tables that are not there yet, durably; returns what was counted."""
     versions = package_versions()
@@ -375,89 +334,3 @@ def estimate(job: Job, units: Sequence[WorkUnit], device: str, sample: int = 3) 
         tokens=round(sum(pieces.counts["tokens"] for pieces in cuts) * scale),
         seconds=(cutting + seconds * len(windows)) * scale,
     )
-
-
-def ledger(job: Job, units: Sequence[WorkUnit]) -> Counter[str]:
-    """What was read and what became of it, summed over the units that are on disk.
-
-    ``documents = windowed + too_short + rejected.*`` and, per scorer, ``windows = scored + non_finite``. Raises
-    :class:`LedgerError` if that does not hold.
-    """
-    total: Counter[str] = Counter()
-    for receipt in _receipts(job.documents, units):
-        total.update(receipt.counts)
-    for row in _duplicates(job, units):
-        total[row["status"]] -= 1
-        total["rejected.duplicate_id"] += 1
-    became = total["windowed"] + total["too_short"] + sum(_rejected(total).values())
-    if became != total["documents"]:
-        raise LedgerError(f"{total['documents']} documents were read but {became} are accounted for: {dict(total)}")
-    for scorer in job.scorers:
-        for receipt in _receipts(job.table(scorer), units):
-            windows = job.windows.receipt(receipt.unit)
-            if windows is None or windows.rows != receipt.rows:
-                raise LedgerError(f"{scorer.name} holds {receipt.rows} rows for unit {receipt.unit}, not its windows")
-            total[f"scored.{scorer.name}"] += receipt.rows - receipt.counts["non_finite"]
-            total[f"non_finite.{scorer.name}"] += receipt.counts["non_finite"]
-    return total
-
-
-def _rejected(counts: Mapping[str, int]) -> dict[str, int]:
-    return {key: number for key, number in counts.items() if key.startswith("rejected.")}
-
-
-def rejects(job: Job, units: Sequence[WorkUnit]) -> Iterator[dict[str, Any]]:
-    """The lines of ``rejects.jsonl``: records that became no document, in plan order, then duplicate ids."""
-    columns = ["file", "line", "position", "reason", "detail"]
-    lines_before: Counter[str] = Counter()
-    for unit in units:
-        receipt = job.documents.receipt(unit.id)
-        if receipt is None:
-            continue
-        part = unit.slices[0]
-        if _rejected(receipt.counts):
-            table = next(job.documents.read([unit.id], [*columns, "status"]))
-            for row in table.filter(pc.field("status") == "rejected").select(columns).to_pylist():
-                if row["line"] is not None and part.start:
-                    # lines are counted from the start of a slice; those of the slices before it come first
-                    row["line"] += lines_before[part.file]
-                yield row
-        lines_before[part.file] += receipt.counts.get("lines", 0)
-    for row in _duplicates(job, units):
-        detail = f"id {row['doc_id']!r} was read before at {row['first']}"
-        yield {name: row.get(name) for name in columns} | {"reason": "duplicate_id", "detail": detail}
-
-
-def _duplicates(job: Job, units: Sequence[WorkUnit]) -> list[dict[str, Any]]:
-    """Documents whose id an earlier one has, earlier by file and position."""
-    import duckdb
-
-    files = [str(job.documents.file(receipt.unit)) for receipt in _receipts(job.documents, units)]
-    if not files:
-        return []
-    query = """
-        WITH documents AS (SELECT * FROM read_parquet($files) WHERE status <> 'rejected'),
-        -- only ids that may be double are compared as text, so that memory holds hashes, not names
-        doubled AS (SELECT hash(doc_id) AS h FROM documents GROUP BY h HAVING count(*) > 1)
-        SELECT doc_id, file, line, position, status,
-               first_value(file || ':' || position) OVER same AS first
-        FROM documents WHERE hash(doc_id) IN (SELECT h FROM doubled)
-        WINDOW same AS (PARTITION BY doc_id ORDER BY file, position)
-        QUALIFY row_number() OVER same > 1
-        ORDER BY file, position
-    """
-    with duckdb.connect() as connection:
-        found = connection.execute(query, {"files": files})
-        names = [column[0] for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-
-
-def _receipts(table: Table, units: Sequence[WorkUnit]) -> Iterator[Receipt]:
-    """The receipts of the units that are done, in plan order."""
-    for unit in units:
-        if receipt := table.receipt(unit.id):
-            yield receipt
-
-
-class LedgerError(LongAttnError):
-    """What was read and what became of it do not add up: the tables must not be used."""

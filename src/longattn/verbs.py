@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from longattn import corpus, engines, measuring, settings
 from longattn.errors import RunError
 from longattn.expressions import Constant, evaluate
+from longattn.ledger import balance, rejects
 from longattn.measuring import Job
+from longattn.pilots import with_pilots
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
 from longattn.scorers import PilotScorer
@@ -76,7 +78,7 @@ def measure(
     with job.run.lock(compute.shard):
         job.run.write_plan(units)
         if any(isinstance(scorer, PilotScorer) for scorer in job.scorers):
-            job = measuring.with_pilots(job, units, engines.devices(compute)[0])
+            job = with_pilots(job, units, engines.devices(compute)[0])
         try:
             attempt = engines.measure(job, units, compute, progress)
         finally:
@@ -87,9 +89,9 @@ def measure(
 
 def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:
     """Add up what is on disk and write it down; also after an interruption, so that the folder can be looked at."""
-    ledger = measuring.ledger(job, units)
+    ledger = balance(job, units)
     with durable(job.run.root / "rejects.jsonl") as file:
-        for line in measuring.rejects(job, units):
+        for line in rejects(job, units):
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
     job.run.update_manifest(

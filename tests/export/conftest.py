@@ -12,6 +12,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from longattn import corpus
 from longattn.export import ExportSummary, export
+from longattn.measuring import WINDOWS
 from longattn.records import Document, Window, WorkUnit
 from longattn.settings import Corpus, Exporting
 from longattn.tables import RunFolder, Table, write_parquet
@@ -34,20 +35,6 @@ WORDS = [
     "past",
     "houses",
 ]
-PLACE = pa.schema(
-    [
-        ("window_id", pa.string()),
-        ("doc_id", pa.string()),
-        ("source", pa.string()),
-        ("file", pa.string()),
-        ("position", pa.int64()),
-        ("start", pa.int64()),
-        ("num_tokens", pa.int32()),
-        ("char_start", pa.int64()),
-        ("char_end", pa.int64()),
-        ("doc_tokens", pa.int64()),
-    ]
-)
 CHOSEN = pa.schema(
     [
         ("window_id", pa.string()),
@@ -162,10 +149,10 @@ def make_run(root: Path, settings: Corpus, tokenizer: Tokenizer) -> Made:
 def window_rows(windows: Sequence[Window]) -> pa.Table:
     rows = [
         {"window_id": w.id, "num_tokens": len(w.tokens)}
-        | {name: getattr(w, name) for name in PLACE.names if name not in ("window_id", "num_tokens")}
+        | {name: getattr(w, name) for name in WINDOWS.names if name not in ("window_id", "num_tokens")}
         for w in windows
     ]
-    return pa.Table.from_pylist(rows, PLACE)
+    return pa.Table.from_pylist(rows, WINDOWS)
 
 
 @pytest.fixture
