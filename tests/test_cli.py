@@ -39,7 +39,7 @@ def test_verbs_one_by_one_come_to_the_same(arguments, tmp_path, capsys):
     for verb in ("plan", "cut", "measure"):
         words = apart if verb != "plan" else [w for w in apart if w not in ("--workers", "0", "--devices", "cpu")]
         assert cli.launch([verb, *words]) == 0
-    for verb in ("select", "export", "report", "status"):
+    for verb in ("select", "export", "report", "status", "verify"):
         assert cli.launch([verb, str(tmp_path / "apart")]) == 0
     assert (tmp_path / "apart" / "selection.parquet").read_bytes() == whole
     assert "selected: yes" in capsys.readouterr().out
@@ -121,6 +121,16 @@ def test_a_typo_is_answered_with_what_was_meant(capsys):
     with pytest.raises(SystemExit):
         cli.launch(["run", "x", "--longattn.alhpa", "1"])
     assert "Did you mean --longattn.alpha?" in " ".join(capsys.readouterr().err.split())
+
+
+def test_verify_names_a_damaged_table(arguments, tmp_path, capsys):
+    cli.launch(["run", *arguments])
+    assert cli.launch(["verify", str(tmp_path / "run")]) == 0
+    table = next((tmp_path / "run" / "tables").glob("windows-*/unit-*.parquet"))
+    table.write_bytes(table.read_bytes()[:-1] + b"?")
+    capsys.readouterr()
+    assert cli.launch(["verify", str(tmp_path / "run")]) == 1
+    assert str(table) in capsys.readouterr().err
 
 
 def test_a_dry_run_estimates_and_writes_nothing(arguments, tmp_path, capsys):

@@ -190,6 +190,18 @@ def status(folder: Folder) -> int:
 
 
 @app.command
+def verify(folder: Folder) -> int:
+    """Compare every table of a run with the hash it was written with."""
+    from longattn import verbs
+
+    problems = list(verbs.verify(folder))
+    for problem in problems:
+        _complain(problem)
+    _say(f"{len(problems)} files are missing or damaged" if problems else "every table is as it was written")
+    return 1 if problems else 0
+
+
+@app.command
 def score(file: Path, *, recipe: Everything = Recipe(), device: str = "cpu") -> int:
     """Measure one text file (``-`` for standard input) and show DS and DU of its windows."""
     from longattn import verbs

@@ -332,6 +332,8 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
 
 def verify(output: Path) -> Iterator[str]:
     """Sentences about what is wrong with a run folder's tables; none if every file has the hash it was written with."""
+    if not (output / "plan.parquet").exists():
+        raise FileNotFoundError(f"{output} is no run folder: it has no plan.parquet")
     run = RunFolder(output)
     units = [unit.id for unit in run.plan()]
     for name, facts in run.manifest().get("tables", {}).items():
