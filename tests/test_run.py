@@ -254,6 +254,29 @@ def test_a_column_of_ones_own_can_be_weighted_and_named_in_a_condition(recipe, t
     assert {scores[row["window_id"]] for row in table.to_pylist() if row["reason"] == "filtered"} == {6.0}
 
 
+def test_a_table_that_no_score_uses_takes_no_window_out(recipe, tmp_path):
+    """The new file is measured by one scorer only; the tables of the others lack it."""
+    out = tmp_path / "run"
+    selected(recipe, out)
+    added = tmp_path / "corpus" / "another.jsonl"
+    added.write_bytes(orjson.dumps({"id": "added", "text": text(7, 500), "kind": "a"}) + b"\n")
+    alone = replace(recipe, scorers=("longattn",))
+    selected(alone, out)
+    assert "added" in pq.read_table(out / "selection.parquet")["doc_id"].to_pylist()
+    by_length = verbs.select(replace(recipe, keep=Selecting(weights={"length": 1.0})), out)
+    assert any("work units are not measured yet" in note for note in by_length.notes)
+
+
+def test_a_scorer_measured_on_other_windows_is_not_mixed_in(recipe, tmp_path):
+    out = tmp_path / "run"
+    verbs.measure(recipe, out, INLINE)
+    longer = replace(recipe, window=Windowing(length=80), scorers=("longattn",))
+    verbs.measure(longer, out, INLINE)
+    assert verbs.select(longer, out).sources["a"].scored > 0
+    with pytest.raises(RunError, match="length was measured on other windows"):
+        verbs.select(replace(longer, keep=Selecting(weights={"length": 1.0})), out)
+
+
 def test_the_pilot_of_token_null_is_fitted_once(recipe, tmp_path):
     out = tmp_path / "run"
     with_null = replace(recipe, scorers=("token_null",))
@@ -282,7 +305,7 @@ def test_a_text_by_itself_has_readings(recipe):
 
 
 def test_an_estimate_measures_nothing(recipe, tmp_path):
-    guess = verbs.estimate(recipe, tmp_path / "run", INLINE)
+    guess = verbs.estimate(replace(recipe, scorers=("longattn", "token_null")), tmp_path / "run", INLINE)
     assert guess.windows > 0
     assert guess.seconds > 0
     assert not (tmp_path / "run").exists()

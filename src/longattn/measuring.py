@@ -16,7 +16,7 @@ import pyarrow as pa
 from longattn import corpus, settings
 from longattn.models import Checkpoint
 from longattn.records import Document, Reject, Window, WorkUnit
-from longattn.scorers import AttentionAsk, Columns, Scorer
+from longattn.scorers import AttentionAsk, Columns, PilotScorer, Scorer
 from longattn.tables import RunFolder, Table
 from longattn.tokens import Tokenizer
 from longattn.windows import cut
@@ -319,10 +319,11 @@ def estimate(job: Job, units: Sequence[WorkUnit], device: str, sample: int = 3) 
     windows = [window for pieces in cuts for window in pieces.windows]
     model, seconds = job.load_model(device), 0.0
     if windows:
-        # the first call warms up
-        measure_windows(job.scorers, model, windows[:1])
+        # a scorer that needs a pilot has none yet, and costs little once it has; the first call warms up
+        scorers = [scorer for scorer in job.scorers if not isinstance(scorer, PilotScorer)]
+        measure_windows(scorers, model, windows[:1])
         begin = time.perf_counter()
-        measure_windows(job.scorers, model, windows[:1])
+        measure_windows(scorers, model, windows[:1])
         seconds = time.perf_counter() - begin
     total = sum(unit.num_bytes for unit in units)
     scale = total / max(1, sum(unit.num_bytes for unit in chosen))

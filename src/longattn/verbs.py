@@ -141,22 +141,28 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     run = RunFolder(output)
     tables = run.manifest().get("tables", {})
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
-    formulas = {}
-    for name in names:
-        scorer = recipe.scorer(name)
-        formulas[name] = Formula(
-            _measured(run, tables, name, dict(scorer.measurement())), scorer.score(), scorer.readings()
-        )
-    for name in tables:
-        # tables that no score uses can still be named in a condition, and near duplicates need their signatures
-        if name not in formulas and name not in ("documents", "windows"):
-            formulas[name] = Formula(_table(run, tables, name), recipe.scorer(name).score())
-    formulas |= {Path(file).stem: Formula(Path(file), Constant(0.0)) for file in recipe.keep.tables}
     windows = _table(run, tables, "windows")
-    units = [unit.id for unit in run.plan() if windows.receipt(unit.id)]
-    measured = [formula.table for formula in formulas.values() if isinstance(formula.table, Table)]
-    done = [unit for unit in units if all(table.receipt(unit) for table in measured)]
-    selection = select(done, windows, formulas, recipe.keep, output / "selection.parquet")
+    weighted = {name: _measured(run, tables, name, dict(recipe.scorer(name).measurement())) for name in names}
+    for name, table in weighted.items():
+        if not _same_windows(table, windows):
+            raise RunError(f"{name} was measured on other windows than the last ones cut; measure it again")
+    planned = [unit.id for unit in run.plan()]
+    done = [unit for unit in planned if all(table.receipt(unit) for table in (windows, *weighted.values()))]
+    formulas = {
+        name: Formula(table, recipe.scorer(name).score(), recipe.scorer(name).readings())
+        for name, table in weighted.items()
+    }
+    for name in tables.keys() - formulas.keys() - {"documents", "windows"}:
+        # a table that no score uses can be named in a condition, and near duplicates need their signatures; one that
+        # lacks some of the units must not take these out of the selection
+        table = _table(run, tables, name)
+        if _same_windows(table, windows) and all(table.receipt(unit) for unit in done):
+            formulas[name] = Formula(table, Constant(0.0))
+    formulas |= {Path(file).stem: Formula(Path(file), Constant(0.0)) for file in recipe.keep.tables}
+    selection = select(done, windows, dict(sorted(formulas.items())), recipe.keep, output / "selection.parquet")
+    if len(done) < len(planned):
+        missing = f"{len(planned) - len(done)} of {len(planned)} work units are not measured yet and took no part"
+        selection = replace(selection, notes=(*selection.notes, missing))
     # rejects.jsonl names them all
     facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
     run.update_manifest(selection=facts, recipe=recipe)
@@ -167,6 +173,11 @@ def _table(run: RunFolder, tables: dict[str, Any], name: str) -> Table:
     if name not in tables:
         raise RunError(f"{run.root} has no table {name!r}; measure it first (it has: {', '.join(tables) or 'none'})")
     return run.table(name, tables[name]["settings"])
+
+
+def _same_windows(table: Table, windows: Table) -> bool:
+    """Whether a scorer's table is of these windows: everything that decided them is in its settings too."""
+    return all(table.settings.get(key) == value for key, value in windows.settings.items())
 
 
 def _measured(run: RunFolder, tables: dict[str, Any], name: str, wanted: dict[str, Any]) -> Table:

@@ -121,7 +121,7 @@ def _in_processes(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compu
     """Tokeniser processes and one scorer process per device, with only a few units under way at once."""
     with _Pools(job, compute) as pools:
         queue = _Queue(deque(waiting))
-        while queue.busy or (queue.waiting and not tally.enough):
+        while queue.busy or (queue.left and not tally.enough):
             if not tally.enough:
                 queue.feed_cutters(pools)
             queue.feed_scorers(pools)
@@ -151,7 +151,13 @@ class _Queue:
 
     @property
     def busy(self) -> bool:
-        return bool(self.cutting or self.ready or self.scoring or self.suspects)
+        """Whether some process or device has a unit, or is about to."""
+        return bool(self.cutting or self.ready or self.scoring)
+
+    @property
+    def left(self) -> bool:
+        """Whether there are units to hand out."""
+        return bool(self.waiting or self.suspects)
 
     def feed_cutters(self, pools: "_Pools") -> None:
         """Hand out units while only a few are ahead of the scorers; a suspect goes alone."""
