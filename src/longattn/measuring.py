@@ -14,15 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from longattn import corpus, settings
+from longattn.asking import load_model_for, look
 from longattn.models import Checkpoint
 from longattn.records import Document, Reject, Window, WorkUnit
-from longattn.scorers import AttentionAsk, Columns, PilotScorer, Scorer
+from longattn.scorers import Ask, Columns, PilotScorer, Scorer, Seen
 from longattn.tables import RunFolder, Table
 from longattn.tokens import Tokenizer
 from longattn.windows import cut
 
 if TYPE_CHECKING:
-    from longattn.models.base import LayerAttention, Model
+    from longattn.models.base import Model
 
 FORMAT = 1
 """Raised when the same settings would measure something else than before; part of every table's settings."""
@@ -109,19 +110,16 @@ class Job:
         return all(table.receipt(unit) is not None for table in self.tables())
 
     @property
-    def layers(self) -> tuple[int, ...]:
-        """Decoder layers that some scorer asks for, ascending; empty when no model is needed."""
-        asks = (scorer.ask() for scorer in self.scorers)
-        return tuple(sorted({layer for ask in asks if ask for layer in ask.layers}))
+    def asks(self) -> list[Ask]:
+        """What the scorers ask of the model; empty when none is needed."""
+        return [ask for scorer in self.scorers if (ask := scorer.ask())]
 
-    def load_model(self, device: str, layers: Sequence[int] | None = None) -> "Model | None":
-        """The model on a device, for the layers given or else those asked for; None when there are none."""
-        from longattn.models import load_model
-
-        layers = self.layers if layers is None else layers
-        if not layers:
+    def load_model(self, device: str, asks: Sequence[Ask] | None = None) -> "Model | None":
+        """The model on a device, able to answer these asks or else those of the scorers; None when there are none."""
+        asks = self.asks if asks is None else asks
+        if not asks:
             return None
-        return load_model(self.checkpoint, self.model, layers=layers, window=self.window.length, device=device)
+        return load_model_for(asks, self.checkpoint, self.model, self.window.length, device)
 
 
 @dataclass
@@ -195,42 +193,14 @@ def measure_windows(
     asking = [(scorer, ask) for scorer in scorers if (ask := scorer.ask())]
     measured: dict[str, list[Columns]] = {scorer.name: [] for scorer, _ in asking}
     for window in windows:
-        for scorer, layers in _look(asking, model, window).items():
-            measured[scorer.name].append(scorer.measure([window], layers))
+        seen = look([ask for _, ask in asking], model, window)
+        for (scorer, _), one in zip(asking, seen, strict=True):
+            measured[scorer.name].append(scorer.measure([window], one))
         if on_window:
             on_window(len(window.tokens))
     together = {name: _stack(parts) for name, parts in measured.items() if parts}
-    others = {s.name: s.measure(windows, {}) for s in scorers if s.ask() is None}
+    others = {s.name: s.measure(windows, Seen()) for s in scorers if s.ask() is None}
     return {**together, **others}
-
-
-def observe(
-    scorer: Scorer, ask: AttentionAsk, model: "Model | None", windows: Sequence[Window]
-) -> list[dict[int, Columns]]:
-    """What one ask saw of each window, by layer."""
-    return [_look([(scorer, ask)], model, window)[scorer] for window in windows]
-
-
-def _look(
-    asking: Sequence[tuple[Scorer, AttentionAsk]], model: "Model | None", window: Window
-) -> dict[Scorer, dict[int, Columns]]:
-    """One forward pass: what each asking scorer observed of a window, by layer."""
-    import torch
-
-    seen: dict[Scorer, dict[int, Columns]] = {scorer: {} for scorer, _ in asking}
-    if not asking:
-        return seen
-    assert model is not None, "a scorer that asks needs a model"
-
-    def visit(attention: "LayerAttention") -> None:
-        for scorer, ask in asking:
-            if attention.layer in ask.layers:
-                seen[scorer][attention.layer] = ask.observe(attention)
-
-    layers = sorted({layer for _, ask in asking for layer in ask.layers})
-    tokens_BT = torch.from_numpy(window.tokens.astype(np.int64))[None].to(model.device)
-    model.queries_and_keys(tokens_BT, layers, visit)
-    return seen
 
 
 def _stack(parts: Sequence[Columns]) -> dict[str, np.ndarray]:

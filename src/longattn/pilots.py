@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from longattn import settings
+from longattn.asking import look
 from longattn.errors import LongAttnError
-from longattn.measuring import Job, cut_unit, observe
+from longattn.measuring import Job, cut_unit
 from longattn.records import Window, WorkUnit
 from longattn.scorers import PilotScorer, Scorer
 from longattn.tables import durable
@@ -31,8 +32,8 @@ def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer
         windows = _sample(job, units, scorer.pilot_windows())
         if not windows:
             raise LongAttnError(f"{scorer.name} needs a sample of windows, and the input has none")
-        loaded = job.load_model(device, ask.layers)
-        tables = scorer.fit(windows, observe(scorer, ask, loaded, windows))
+        loaded = job.load_model(device, [ask])
+        tables = scorer.fit(windows, [look([ask], loaded, window)[0] for window in windows])
         with durable(path) as file:
             file.write(save(tables))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from longattn.asking import look
 from longattn.expressions import columns_of, evaluate
-from longattn.measuring import measure_windows, observe
+from longattn.measuring import measure_windows
 from longattn.records import Window
 from longattn.scorers import PilotScorer, Scorer
 from longattn.settings import plain
@@ -56,7 +57,8 @@ def _with_pilot(scorer: PilotScorer, model: "Model", windows: Sequence[Window]) 
     from safetensors.numpy import save_file
 
     folder = Path(tempfile.mkdtemp(prefix="longattn-pilot-"))
-    save_file(scorer.fit(windows, observe(scorer, scorer.pilot_ask(), model, windows)), folder / "pilot.safetensors")
+    seen = [look([scorer.pilot_ask()], model, window)[0] for window in windows]
+    save_file(scorer.fit(windows, seen), folder / "pilot.safetensors")
     return scorer.with_pilot(str(folder / "pilot.safetensors"), "checked")
 
 

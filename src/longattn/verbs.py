@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longattn import corpus, engines, measuring, settings
+from longattn.asking import load_model_for
 from longattn.errors import RunError
 from longattn.expressions import Constant, evaluate
 from longattn.ledger import balance, rejects
@@ -126,7 +127,7 @@ def estimate(recipe: Recipe, output: Path, compute: settings.Compute | None = No
     """Windows, bytes and time that measuring would take, from a sample of the input; writes nothing."""
     job = prepare(recipe, output)
     units = corpus.list_units(recipe.corpus, RunFolder(output).plan())
-    device = engines.devices(compute or settings.Compute(), needed=bool(job.layers))[0]
+    device = engines.devices(compute or settings.Compute(), needed=bool(job.asks))[0]
     return measuring.estimate(job, units, device)
 
 
@@ -312,7 +313,7 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
     A single text has nothing to be standardised against, so readings (DS, DU) are returned, not scores. Raises
     ``ValueError`` for a text of fewer than 8 tokens.
     """
-    from longattn.models import load_model, resolve
+    from longattn.models import resolve
     from longattn.tokens import Tokenizer
     from longattn.windows import cut
 
@@ -327,7 +328,7 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
     windows: list[Window] = cut(Document("text", "text", text, "text", 0), tokenized, length)
     ask = scorer.ask()
     assert ask is not None
-    model = load_model(checkpoint, recipe.model, layers=ask.layers, window=length, device=device)
+    model = load_model_for([ask], checkpoint, recipe.model, length, device)
     columns = measuring.measure_windows([scorer], model, windows)[scorer.name]
     readings = {name: evaluate(reading, columns) for name, reading in scorer.readings().items()}
     rows = [

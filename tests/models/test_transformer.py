@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from longattn import settings
 from longattn.errors import ModelError
-from longattn.models import load_model, resolve
+from longattn.models import load_model, resolve, transformer
 from longattn.models.base import LayerAttention
 from longattn.models.transformer import AnyLayer
 
@@ -40,9 +40,9 @@ READABLE = {
 }
 
 
-def load(folder, layers, window=24, **options) -> AnyLayer:
+def load(folder, layers, window=24, predicts=False, **options) -> AnyLayer:
     model = settings.Model(name=str(folder), **options)
-    loaded = load_model(resolve(model), model, layers=layers, window=window)
+    loaded = load_model(resolve(model), model, layers=layers, window=window, predicts=predicts)
     assert isinstance(loaded, AnyLayer)
     return loaded
 
@@ -179,3 +179,58 @@ def test_dynamic_scaling_takes_windows_of_one_length(make_folder):
     model = load(make_folder("llama", rope_parameters=rope), (0, 1), window=24)
     with pytest.raises(ValueError, match="exactly 24 tokens"):
         model.queries_and_keys(tokens_like((1, 20)), (0,), lambda _: None)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt2", "gpt_neox", "opt", "phi3", "olmo2", "mixtral"])
+@pytest.mark.parametrize("first", [1, 7, 23])
+def test_predictions_are_those_of_the_models_own_logits(make_folder, model_type, first, monkeypatch):
+    monkeypatch.setattr(transformer, "HEAD_ROWS", 5)
+    folder = make_folder(model_type, **READABLE[model_type])
+    tokens = tokens_like((2, 24))
+    seen: list[LayerAttention] = []
+    found = load(folder, (), predicts=True).predictions(tokens, first, layers=(1,), visit=seen.append)
+    eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    with torch.inference_mode():
+        logits = eager(tokens, use_cache=False).logits[:, first - 1 : -1]
+    expected = logits.log_softmax(-1).gather(2, tokens[:, first:, None])[..., 0]
+    torch.testing.assert_close(found.log_probs, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.hits, logits.argmax(-1) == tokens[:, first:])
+    assert [attention.layer for attention in seen] == [1]
+
+
+@pytest.mark.parametrize("model_type", ["cohere", "granite"])
+def test_a_model_that_scales_its_logits_is_refused_predictions(make_folder, model_type):
+    folder = make_folder(model_type, **({"logit_scale": 0.3} if model_type == "cohere" else {"logits_scaling": 4.0}))
+    load(folder, (0,))
+    with pytest.raises(ModelError, match="more than its head's product"):
+        load(folder, (0,), predicts=True)
+
+
+def test_masked_heads_attend_to_all_keys_alike(make_folder):
+    """Against the model whose queries of these heads are zero, so that all their logits are equal."""
+    folder = make_folder("llama")
+    tokens, masked = tokens_like((2, 24)), frozenset({(0, 1), (2, 0), (2, 5)})
+    model = load(folder, (), predicts=True)
+    found = model.predictions(tokens, masked_heads=masked).log_probs
+    size = model.module.layers[0].self_attn.head_dim
+    for layer, head in masked:
+        model.module.layers[layer].self_attn.q_proj.weight.data[head * size : (head + 1) * size] = 0
+    torch.testing.assert_close(found, model.predictions(tokens).log_probs, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, load(folder, (), predicts=True).predictions(tokens).log_probs, atol=1e-2)
+
+
+def test_a_model_without_its_head_predicts_nothing(make_folder):
+    folder = make_folder("llama")
+    for model in (
+        load(folder, (1,)),
+        load_model(resolve(facts := settings.Model(name=str(folder))), facts, layers=(0,), window=8),
+    ):
+        with pytest.raises(ValueError, match=r"without its head|only layer 0"):
+            model.predictions(tokens_like((1, 8)))
+
+
+def test_first_must_leave_something_to_predict(make_folder):
+    model = load(make_folder("llama"), (), predicts=True)
+    for first in (0, 8):
+        with pytest.raises(ValueError, match="first must be from 1 to 7"):
+            model.predictions(tokens_like((1, 8)), first)

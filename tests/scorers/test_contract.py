@@ -16,7 +16,7 @@ def model(tiny_model_folder):
     from longattn.models import load_model, resolve
 
     facts = settings.Model(name=str(tiny_model_folder))
-    return load_model(resolve(facts), facts, layers=(0,), window=LENGTH, device="cpu")
+    return load_model(resolve(facts), facts, layers="all", window=LENGTH, predicts=True)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from longattn.expressions import evaluate
 from longattn.models.base import LayerAttention
 from longattn.records import Window
-from longattn.scorers import LongAttn
+from longattn.scorers import LongAttn, Seen
 from longattn.scorers.longattn import uniform_moments
 
 LENGTH, DISTANCE = 48, 12
@@ -25,12 +25,12 @@ def attention_map(q, k, scale):
 def seen(generator):
     """Queries and keys of four windows, four heads over two key heads."""
     q, k = (torch.randn(4, LENGTH, heads, 8, generator=generator) * 2 for heads in (4, 2))
-    return [LayerAttention(0, q[i : i + 1], k[i : i + 1], 8**-0.5) for i in range(4)]
+    return [LayerAttention(0, q[i : i + 1], k[i : i + 1], 8**-0.5, torch.arange(q.shape[1])) for i in range(4)]
 
 
 def table(scorer, seen):
     window = Window("d", "s", 0, np.zeros(LENGTH, np.uint32), 0, LENGTH, LENGTH)
-    parts = [scorer.measure([window], {0: scorer.observe(attention)}) for attention in seen]
+    parts = [scorer.measure([window], Seen({0: scorer.observe(attention)})) for attention in seen]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

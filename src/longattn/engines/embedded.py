@@ -101,7 +101,7 @@ def _inline(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, ta
     """Everything in this process, one unit after another."""
     set_threads(compute.threads)
     tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
-    model = job.load_model(devices(compute)[0]) if job.layers else None
+    model = job.load_model(devices(compute)[0]) if job.asks else None
 
     for unit in waiting:
         if tally.enough:
@@ -218,7 +218,7 @@ class _Pools:
     def __enter__(self) -> "_Pools":
         self._others = set(multiprocessing.active_children())
         self.cutters = self._cutters()
-        self.scorers = [self._scorer(device) for device in devices(self._compute, needed=bool(self._job.layers))]
+        self.scorers = [self._scorer(device) for device in devices(self._compute, needed=bool(self._job.asks))]
         # as a task, not as an initializer, whose exceptions would be lost
         self._loading = [pool.submit(_load_model) for pool in self.scorers]
         return self
@@ -248,7 +248,7 @@ class _Pools:
         """Replace the pools that a dead process has broken."""
         if _is_broken(self.cutters):
             self.cutters = self._cutters()
-        for i, device in enumerate(devices(self._compute, needed=bool(self._job.layers))):
+        for i, device in enumerate(devices(self._compute, needed=bool(self._job.asks))):
             if _is_broken(self.scorers[i]):
                 self.scorers[i] = self._scorer(device)
 
@@ -325,7 +325,7 @@ def _begin_scorer(job: Job, device: str, threads: int | None, counters: tuple[An
 
 def _load_model() -> None:
     if "model" not in _here:
-        if _here["job"].layers:
+        if _here["job"].asks:
             set_threads(_here["threads"])
         _here["model"] = _here["job"].load_model(_here["device"])
 

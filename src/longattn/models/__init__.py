@@ -1,7 +1,7 @@
 """The questions a scorer may ask a model, and the ways to load one."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from longattn import settings
 from longattn.models.checkpoint import Checkpoint, resolve
@@ -13,7 +13,13 @@ __all__ = ["Checkpoint", "load_model", "resolve"]
 
 
 def load_model(
-    checkpoint: Checkpoint, model: settings.Model, *, layers: Sequence[int], window: int, device: str = "cpu"
+    checkpoint: Checkpoint,
+    model: settings.Model,
+    *,
+    layers: Sequence[int] | Literal["all"],
+    window: int,
+    predicts: bool = False,
+    device: str = "cpu",
 ) -> "Model":
     """A model that answers for ``layers`` and windows of up to ``window`` tokens; needs ``longattn[torch]``.
 
@@ -21,4 +27,4 @@ def load_model(
     """
     from longattn.models import loading
 
-    return loading.load_model(checkpoint, model, layers=layers, window=window, device=device)
+    return loading.load_model(checkpoint, model, layers=layers, window=window, predicts=predicts, device=device)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -19,9 +19,22 @@ class LayerAttention(NamedTuple):
     k: Float[Tensor, "B T G K"]
     """Keys of all tokens, after the rotary embedding; ``H / G`` neighbouring heads share one."""
     scale: float
+    positions: Int[Tensor, " R"]
+    """Places of the query rows among the keys."""
+
+
+class Predictions(NamedTuple):
+    """How well a model predicts the tokens that are there."""
+
+    log_probs: Float[Tensor, "B S"]
+    """Natural logarithm of each token's probability, given those before it; float32."""
+    hits: Bool[Tensor, "B S"]
+    """Whether the token was the most probable one."""
 
 
 Visit = Callable[[LayerAttention], None]
+Heads = frozenset[tuple[int, int]]
+"""Attention heads as (layer, head), both 0-based."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +67,24 @@ class Model(ABC):
         ``rows`` are the positions whose queries are wanted, in any order; without it all are. Windows of a
         batch have the same length: there is no padding. Raises ``ValueError`` for tokens or layers that the
         model was not loaded for.
+        """
+
+    @abstractmethod
+    def predictions(
+        self,
+        tokens: Int[Tensor, "B T"],
+        first: int = 1,
+        *,
+        masked_heads: Heads = frozenset(),
+        layers: Sequence[int] = (),
+        visit: Visit | None = None,
+        rows: Int[Tensor, " R"] | None = None,
+    ) -> Predictions:
+        """Predictions of the tokens from ``first`` on, each from all before it, in one forward pass.
+
+        ``masked_heads`` attend to all their keys alike, so that they tell nothing of the content. ``visit`` is called
+        for ``layers`` as in :meth:`queries_and_keys`. Raises ``ValueError`` for a model that was loaded without its
+        head, and for ``first`` outside [1, T).
         """
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
@@ -11,13 +11,13 @@ from longattn import settings
 from longattn.errors import ModelError
 from longattn.models.checkpoint import Checkpoint
 
+Layers = Sequence[int] | Literal["all"]
+"""Decoder layers, 0-based."""
 _STRETCHED = ("dynamic", "yarn", "longrope")
 _SOFTCAPS = ("attn_logit_softcapping", "attn_logit_softcap", "attention_logit_cap")
 
 
-def read_config(
-    checkpoint: Checkpoint, model: settings.Model, *, layers: Sequence[int], window: int
-) -> PreTrainedConfig:
+def read_config(checkpoint: Checkpoint, model: settings.Model, *, layers: Layers, window: int) -> PreTrainedConfig:
     """The model's configuration, with the settings applied and checked for what will be asked.
 
     The moments describe causal softmax attention over the whole window. Raises ``ModelError`` for a model
@@ -32,7 +32,7 @@ def read_config(
         raise ModelError(f"{checkpoint.name}: config.json does not fit {kind}: {error}") from error
     try:
         _check_kind(config)
-        _check_layers(config, layers, window)
+        _check_layers(config, range(config.num_hidden_layers) if layers == "all" else layers, window)
         _set_rope_theta(config, model.rope_theta)
         _check_positions(config, model, window)
     except ModelError as error:

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
 from longattn.errors import ModelError
-from longattn.models.base import LayerAttention, Model, Visit, check_tokens
+from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_tokens
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.weights import LocalWeights
@@ -73,7 +73,20 @@ class FirstLayer(Model):
         cos, sin = self._rotation(positions)
         q = [_rotate(self._heads(self.query, window[rows]), cos[rows], sin[rows]) for window in tokens]
         k = [_rotate(self._heads(self.key, window), cos, sin) for window in tokens]
-        visit(LayerAttention(0, torch.stack(q), torch.stack(k), _head_dim(self.config) ** -0.5))
+        visit(LayerAttention(0, torch.stack(q), torch.stack(k), _head_dim(self.config) ** -0.5, rows))
+
+    def predictions(
+        self,
+        tokens: Int[Tensor, "B T"],
+        first: int = 1,
+        *,
+        masked_heads: Heads = frozenset(),
+        layers: Sequence[int] = (),
+        visit: Visit | None = None,
+        rows: Int[Tensor, " R"] | None = None,
+    ) -> Predictions:
+        """Raise ``ValueError``: one layer predicts nothing."""
+        raise ValueError("only layer 0 was loaded, which predicts no tokens")
 
     def _heads(self, projection: Projection, tokens: Int[Tensor, " N"]) -> Float[Tensor, "N H K"]:
         """Queries or keys of some tokens, before the rotary embedding."""

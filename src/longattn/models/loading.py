@@ -1,13 +1,11 @@
 """Load a checkpoint as the model that answers what will be asked, with no more of it than that takes."""
 
-from collections.abc import Sequence
-
 import torch
 
 from longattn import settings
 from longattn.models.base import Model
 from longattn.models.checkpoint import Checkpoint
-from longattn.models.configuration import read_config
+from longattn.models.configuration import Layers, read_config
 from longattn.models.first_layer import follows_llama, load_first_layer
 from longattn.models.transformer import load_any_layer
 from longattn.tokens import Tokenizer, check_vocabulary
@@ -16,19 +14,27 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def load_model(
-    checkpoint: Checkpoint, model: settings.Model, *, layers: Sequence[int], window: int, device: str = "cpu"
+    checkpoint: Checkpoint,
+    model: settings.Model,
+    *,
+    layers: Layers,
+    window: int,
+    predicts: bool = False,
+    device: str = "cpu",
 ) -> Model:
-    """A model that answers for ``layers`` and windows of up to ``window`` tokens.
+    """A model that answers for ``layers`` and windows of up to ``window`` tokens, and predicts if asked to.
 
     Layer 0 of the Llama family takes only the tensors it depends on; everything else runs in
     ``transformers``. Raises ``ModelError`` for a model whose attention the moments do not describe, for
     missing tensors, and for a tokenizer with ids that the model does not embed.
     """
-    config = read_config(checkpoint, model, layers=layers, window=window)
+    # a prediction depends on every layer
+    config = read_config(checkpoint, model, layers="all" if predicts else layers, window=window)
+    layers = range(config.num_hidden_layers) if predicts or layers == "all" else layers
     place = {"window": window, "device": torch.device(device), "dtype": _DTYPES[model.dtype]}
-    if tuple(layers) == (0,) and follows_llama(config):
+    if tuple(layers) == (0,) and not predicts and follows_llama(config):
         loaded: Model = load_first_layer(checkpoint, config, **place)
     else:
-        loaded = load_any_layer(checkpoint, config, layers=layers, **place)
+        loaded = load_any_layer(checkpoint, config, layers=layers, predicts=predicts, **place)
     check_vocabulary(Tokenizer.load(checkpoint.tokenizer_file), loaded.vocab_size)
     return loaded

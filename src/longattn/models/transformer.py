@@ -1,8 +1,8 @@
-"""Queries and keys of any layer of any causal language model that ``transformers`` runs.
+"""Queries and keys of any layer, and predictions, of any causal language model that ``transformers`` runs.
 
 The model is told to use our attention function. It shows the queries and keys of the layers that were asked
-for, computes the attention of the layers before the last of them, and stops the forward pass there: no
-logits, no cache, no mask of T x T. A call that asks for more than causal softmax attention is refused, so
+for and, when no prediction is wanted, ends the forward pass at the last of them: no cache, no mask of T x T, and
+never a window of vocabulary-wide logits. A call that asks for more than causal softmax attention is refused, so
 that nothing is scored wrongly.
 """
 
@@ -29,11 +29,13 @@ from transformers import (
 from transformers.masking_utils import AttentionMaskInterface
 
 from longattn.errors import ModelError
-from longattn.models.base import LayerAttention, Model, Visit, check_tokens
+from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_tokens
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.first_layer import FAMILIES
 
+HEAD_ROWS = 256
+"""Positions whose logits are held at once."""
 _INTERFACE = "longattn"
 # arguments of an attention call that do not change what it means, or are checked by themselves
 _HARMLESS = {
@@ -52,6 +54,8 @@ class AnyLayer(Model):
     """A model of ``transformers``, as deep as the deepest layer that will be asked for."""
 
     module: PreTrainedModel = field(repr=False)
+    head: nn.Module | None = field(repr=False)
+    """Makes logits of the last hidden states; None if no prediction will be asked for."""
 
     @torch.inference_mode()
     def queries_and_keys(
@@ -62,8 +66,54 @@ class AnyLayer(Model):
         rows: Int[Tensor, " R"] | None = None,
     ) -> None:
         """Run the model up to the attention of the last asked layer."""
+        if not layers:
+            raise ValueError("layers must name at least one layer")
+        self._run(self._checked(tokens, layers), _Pending(set(layers), visit, self._place(rows), ends=True))
+
+    @torch.inference_mode()
+    def predictions(
+        self,
+        tokens: Int[Tensor, "B T"],
+        first: int = 1,
+        *,
+        masked_heads: Heads = frozenset(),
+        layers: Sequence[int] = (),
+        visit: Visit | None = None,
+        rows: Int[Tensor, " R"] | None = None,
+    ) -> Predictions:
+        """Run the whole model; the head sees a few positions at a time, so that memory does not grow with T x V."""
+        if self.head is None:
+            raise ValueError("the model was loaded without its head, for attention alone")
+        if not 1 <= first < tokens.shape[1]:
+            raise ValueError(f"first must be from 1 to {tokens.shape[1] - 1}, the last token, got {first}")
+        tokens = self._checked(tokens, layers)
+        masked: dict[int, list[int]] = {}
+        for layer, head in sorted(masked_heads):
+            masked.setdefault(layer, []).append(head)
+        pending = _Pending(set(layers), visit or _ignore, self._place(rows), masked)
+        hidden_BTC = self._run(tokens, pending)
+        assert hidden_BTC is not None, "nothing ends this forward pass early"
+        wanted = tokens[:, first:].long()
+        log_probs, hits = (
+            wanted.new_empty(wanted.shape, dtype=torch.float32),
+            torch.empty_like(wanted, dtype=torch.bool),
+        )
+        for b, window in enumerate(wanted):
+            for start in range(0, len(window), HEAD_ROWS):
+                part = slice(start, start + HEAD_ROWS)
+                logits_NV = self.head(hidden_BTC[b, first - 1 : -1][part]).float()
+                target_N1 = window[part, None]
+                log_probs[b, part] = logits_NV.gather(1, target_N1)[:, 0] - logits_NV.logsumexp(1)
+                hits[b, part] = logits_NV.argmax(1) == target_N1[:, 0]
+        return Predictions(log_probs, hits)
+
+    def _place(self, rows: Int[Tensor, " R"] | None) -> Int[Tensor, " R"] | None:
+        return None if rows is None else rows.to(self.device)
+
+    def _checked(self, tokens: Int[Tensor, "B T"], layers: Sequence[int]) -> Int[Tensor, "B T"]:
+        """The tokens on the model's device; ``ValueError`` for tokens or layers that it was not loaded for."""
         depth = self.module.config.num_hidden_layers
-        if not layers or not 0 <= min(layers) <= max(layers) < depth:
+        if layers and not 0 <= min(layers) <= max(layers) < depth:
             raise ValueError(f"layers must be from 0 to {depth - 1}, as loaded, got {list(layers)}")
         tokens = tokens.to(self.device)
         check_tokens(self, tokens)
@@ -72,24 +122,29 @@ class AnyLayer(Model):
             raise ValueError(
                 f"with dynamic scaling windows must have exactly {self.window} tokens, got {tokens.shape[1]}"
             )
-        self._run(tokens, _Pending(set(layers), visit, None if rows is None else rows.to(self.device)))
+        return tokens
 
-    def _run(self, tokens: Int[Tensor, "B T"], pending: "_Pending") -> None:
+    def _run(self, tokens: Int[Tensor, "B T"], pending: "_Pending") -> Float[Tensor, "B T C"] | None:
+        """The last hidden states, or None if the forward pass ended before them."""
         reset = _PENDING.set(pending)
+        hidden = None
         try:
             with contextlib.suppress(_Finished):
-                self.module(input_ids=tokens.long(), use_cache=False)
+                hidden = self.module(input_ids=tokens.long(), use_cache=False)[0]
         except ModelError as error:
             raise ModelError(f"{self.name}: {error}") from error
         finally:
             _PENDING.reset(reset)
         if pending.layers:
             raise ModelError(f"{self.name}: layers {sorted(pending.layers)} have no attention that can be read")
+        return hidden
 
     @torch.inference_mode()
     def check(self, layers: Sequence[int]) -> None:
         """Raise ``ModelError`` if attention of these layers is refused; two tokens are enough to find out."""
-        self._run(torch.zeros(1, 2, dtype=torch.int64, device=self.device), _Pending(set(layers), _ignore, None))
+        self._run(
+            torch.zeros(1, 2, dtype=torch.int64, device=self.device), _Pending(set(layers), _ignore, None, ends=True)
+        )
 
 
 def load_any_layer(
@@ -97,19 +152,21 @@ def load_any_layer(
     config: PreTrainedConfig,
     *,
     layers: Sequence[int],
+    predicts: bool = False,
     window: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> AnyLayer:
-    """Load the model without its head and, where that is known to be safe, without deeper layers.
+    """Load the model; if it need not predict, without its head and, where that is known to be safe, deeper layers.
 
     Raises ``ModelError`` for a model that is not a causal language model, that does not use the attention
-    functions of ``transformers``, or whose checkpoint lacks tensors.
+    functions of ``transformers``, whose head does more than multiply, or whose checkpoint lacks tensors.
     """
     num_layers = config.num_hidden_layers
-    if config.model_type in FAMILIES:
+    if config.model_type in FAMILIES and not predicts:
         _shorten(config, max(layers) + 1)
-    module = _load_module(checkpoint, config, dtype)
+    whole = cast("Any", _load_module(checkpoint, config, dtype, predicts).eval()).to(device)
+    module = whole.base_model if predicts else whole
     loaded = AnyLayer(
         name=checkpoint.name,
         hash=checkpoint.hash,
@@ -119,24 +176,44 @@ def load_any_layer(
         window=window,
         device=device,
         dtype=dtype,
-        module=cast("Any", module.eval()).to(device),
+        module=module,
+        head=whole.get_output_embeddings() if predicts else None,
     )
     loaded.check(layers)
+    if predicts:
+        _check_head(loaded, whole)
     return loaded
 
 
-def _load_module(checkpoint: Checkpoint, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+@torch.inference_mode()
+def _check_head(loaded: AnyLayer, whole: PreTrainedModel) -> None:
+    """Raise ``ModelError`` if the model's own logits are not the head's, because it scales or caps them."""
+    tokens = torch.arange(min(8, loaded.window, loaded.vocab_size), device=loaded.device)[None]
+    mine = loaded.predictions(tokens).log_probs
+    pending = _PENDING.set(_Pending(set(), _ignore, None))
+    try:
+        logits = cast("Any", whole)(input_ids=tokens, use_cache=False).logits.float()
+    finally:
+        _PENDING.reset(pending)
+    own = logits[:, :-1].log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+    if not torch.allclose(mine, own, rtol=1e-3, atol=1e-2):
+        raise ModelError(f"{loaded.name}: its logits are more than its head's product, predictions would be wrong")
+
+
+def _load_module(
+    checkpoint: Checkpoint, config: PreTrainedConfig, dtype: torch.dtype, predicts: bool
+) -> PreTrainedModel:
     kind = type(config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_MAPPING:
         raise ModelError(f"{checkpoint.name}: transformers has no causal language model {config.model_type!r}")
-    model_class = cast("type[PreTrainedModel]", MODEL_MAPPING[kind])
+    model_class = cast("type[PreTrainedModel]", (MODEL_FOR_CAUSAL_LM_MAPPING if predicts else MODEL_MAPPING)[kind])
     if not model_class._supports_attention_backend:
         raise ModelError(f"{checkpoint.name}: the attention of {config.model_type!r} models cannot be read")
     AttentionInterface.register(_INTERFACE, _attend)
     AttentionMaskInterface.register(_INTERFACE, _no_mask)
     with _quiet():
         module, report = cast("Any", model_class).from_pretrained(
-            checkpoint.weights.fetch(_needed(checkpoint, config)).folder,
+            checkpoint.weights.fetch(_needed(checkpoint, config, predicts)).folder,
             config=config,
             dtype=dtype,
             attn_implementation=_INTERFACE,
@@ -158,9 +235,9 @@ def _shorten(config: PreTrainedConfig, depth: int) -> None:
             setattr(config, name, per_layer[:depth])
 
 
-def _needed(checkpoint: Checkpoint, config: PreTrainedConfig) -> list[str]:
-    """The checkpoint's tensors without the head and without layers that are not loaded."""
-    names = [name for name in checkpoint.weights.names if not name.startswith("lm_head.")]
+def _needed(checkpoint: Checkpoint, config: PreTrainedConfig, predicts: bool) -> list[str]:
+    """The checkpoint's tensors without layers, and without a head, that are not loaded."""
+    names = [name for name in checkpoint.weights.names if predicts or not name.startswith("lm_head.")]
     layer = {name: re.search(r"(?:^|\.)layers\.(\d+)\.", name) for name in names}
     return [name for name, found in layer.items() if found is None or int(found[1]) < config.num_hidden_layers]
 
@@ -187,6 +264,10 @@ class _Pending:
     layers: set[int]
     visit: Visit
     rows: Int[Tensor, " R"] | None
+    masked: dict[int, list[int]] = field(default_factory=dict)
+    """Heads of each layer that attend to all their keys alike."""
+    ends: bool = False
+    """Whether the forward pass ends when the last of the layers has been shown."""
 
 
 _PENDING: ContextVar[_Pending] = ContextVar("pending")
@@ -215,15 +296,24 @@ def _attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = cast("int", module.layer_idx)
     if layer in pending.layers:
+        rows = torch.arange(query.shape[2], device=query.device) if pending.rows is None else pending.rows
         q = query.transpose(1, 2)
-        q = q if pending.rows is None else q[:, pending.rows]
-        pending.visit(LayerAttention(layer, q, key.transpose(1, 2), scale))
+        q = q if pending.rows is None else q[:, rows]
+        pending.visit(LayerAttention(layer, q, key.transpose(1, 2), scale, rows))
         pending.layers.remove(layer)
-    if not pending.layers:
+    if pending.ends and not pending.layers:
         raise _Finished
     grouped = query.shape[1] != key.shape[1]
     output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+    for head in pending.masked.get(layer, ()):
+        output[:, head] = _mean_so_far(value[:, head * value.shape[1] // query.shape[1]])
     return output.transpose(1, 2).contiguous(), None
+
+
+def _mean_so_far(value: Float[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
+    """What a head passes on that attends to all its keys alike."""
+    count = torch.arange(1, value.shape[1] + 1, device=value.device)
+    return (value.float().cumsum(1) / count[:, None]).to(value.dtype)
 
 
 def _check_call(module: nn.Module, length: int, mask: Tensor | None, options: dict[str, Any]) -> None:

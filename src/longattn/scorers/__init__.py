@@ -1,6 +1,17 @@
 """The scorers by name; a new one is a file beside these and a line in this list."""
 
-from longattn.scorers.base import AttentionAsk, Columns, PilotScorer, Scorer
+from longattn.scorers.base import (
+    Ask,
+    Columns,
+    Context,
+    Excerpt,
+    PilotScorer,
+    Scorer,
+    Seen,
+    ShortContext,
+    TokenScores,
+    WholeWindow,
+)
 from longattn.scorers.length import Length
 from longattn.scorers.longattn import LongAttn
 from longattn.scorers.minhash import MinHash
@@ -20,13 +31,19 @@ SCORERS: dict[str, type[Scorer]] = {
 
 __all__ = [
     "SCORERS",
-    "AttentionAsk",
+    "Ask",
     "Columns",
+    "Context",
+    "Excerpt",
     "Length",
     "LongAttn",
     "MinHash",
     "PilotScorer",
     "Random",
     "Scorer",
+    "Seen",
+    "ShortContext",
     "TokenNull",
+    "TokenScores",
+    "WholeWindow",
 ]

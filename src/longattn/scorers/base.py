@@ -6,9 +6,10 @@ group looks like (see :mod:`longattn.expressions`), so that weights, distances o
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from longattn.expressions import Expression
@@ -25,13 +26,82 @@ Schema = Mapping[str, ColumnType]
 """Names and types of measured columns."""
 
 
-@dataclass(frozen=True)
-class AttentionAsk:
-    """What a scorer asks of a model: to see the rotated queries and keys of some layers, inside the forward pass."""
+class Excerpt(NamedTuple):
+    """Tokens to be predicted, and those that they are predicted from."""
 
-    layers: tuple[int, ...]
-    observe: Callable[["LayerAttention"], Columns]
-    """Called once per layer with a batch of windows; what it returns is all that is kept of the layer."""
+    tokens: npt.NDArray[np.uint32]
+    """Shape [T]."""
+    first: int
+    """The first token that is predicted, from 1 to T - 1; each is predicted from all before it."""
+
+
+class TokenScores(NamedTuple):
+    """How well the model predicted the tokens of an excerpt, from its ``first`` on; shapes [T - first]."""
+
+    log_probs: npt.NDArray[np.float32]
+    """Natural logarithm of the probability that each token had."""
+    hits: npt.NDArray[np.bool_]
+    """Whether it was the most probable token."""
+
+
+class Context(ABC):
+    """What a window's tokens are predicted from; subclasses are frozen dataclasses, and equal ones are run once."""
+
+    masked_heads: frozenset[tuple[int, int]] = frozenset()
+    """Heads (layer, head) that attend to all their keys alike meanwhile."""
+
+    @abstractmethod
+    def excerpts(self, window: Window) -> Sequence[Excerpt]:
+        """The parts of the window that go through the model; those of one shape may share a batch."""
+
+
+@dataclass(frozen=True)
+class WholeWindow(Context):
+    """Every token but the first from all before it."""
+
+    masked_heads: frozenset[tuple[int, int]] = frozenset()
+
+    def excerpts(self, window: Window) -> Sequence[Excerpt]:
+        """The window itself."""
+        return [Excerpt(window.tokens, 1)]
+
+
+@dataclass(frozen=True)
+class ShortContext(Context):
+    """Tokens from number ``length`` on, each from at least ``length`` and fewer than ``length + step`` before it."""
+
+    length: int
+    step: int
+
+    def excerpts(self, window: Window) -> Sequence[Excerpt]:
+        """One excerpt per ``step`` tokens; none if the window is no longer than the context."""
+        starts = range(self.length, len(window.tokens), self.step)
+        return [Excerpt(window.tokens[start - self.length : start + self.step], self.length) for start in starts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What a scorer asks of a model; one forward pass answers for all scorers that ask alike."""
+
+    layers: tuple[int, ...] | Literal["all"] = ()
+    """Decoder layers whose rotated queries and keys are shown to ``observe``."""
+    observe: Callable[["LayerAttention"], Columns] | None = None
+    """Called inside the forward pass, once per layer with a batch of one window; what it returns is all that is
+    kept of the layer."""
+    rows: Callable[[Window], npt.NDArray[np.int64]] | None = None
+    """Positions of the queries that ``observe`` is shown; None for all."""
+    contexts: tuple[Context, ...] = ()
+    """Contexts that the window's tokens are predicted from."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model showed of one window; empty for a scorer that asked for nothing."""
+
+    layers: Mapping[int, Columns] = field(default_factory=dict)
+    """What ``observe`` returned, by layer."""
+    predictions: Mapping[Context, Sequence[TokenScores]] = field(default_factory=dict)
+    """By context, for each of its excerpts."""
 
 
 class Scorer(ABC):
@@ -52,7 +122,7 @@ class Scorer(ABC):
     def measurement(self) -> Mapping[str, Any]:
         """Settings that change what is measured, as JSON types; they name the table."""
 
-    def ask(self) -> AttentionAsk | None:
+    def ask(self) -> Ask | None:
         """What the model must show; None for a scorer that needs no model."""
         return None
 
@@ -61,11 +131,8 @@ class Scorer(ABC):
         """Names and types of the measured columns."""
 
     @abstractmethod
-    def measure(self, windows: Sequence[Window], layers: Mapping[int, Columns]) -> Columns:
-        """The measured columns of some windows.
-
-        ``layers`` holds what the ask's ``observe`` returned for these windows, by layer; empty without an ask.
-        """
+    def measure(self, windows: Sequence[Window], seen: Seen) -> Columns:
+        """The measured columns of some windows; of one window, the one that ``seen`` speaks of, if there is an ask."""
 
     @abstractmethod
     def score(self) -> Expression:
@@ -91,12 +158,12 @@ class PilotScorer(Scorer):
         """How many windows to sample."""
 
     @abstractmethod
-    def pilot_ask(self) -> AttentionAsk:
+    def pilot_ask(self) -> Ask:
         """What the model must show of the sample."""
 
     @abstractmethod
-    def fit(self, windows: Sequence[Window], layers: Sequence[Mapping[int, Columns]]) -> dict[str, npt.NDArray]:
-        """The tables, by name; ``layers`` holds what was observed of each window, by layer."""
+    def fit(self, windows: Sequence[Window], seen: Sequence[Seen]) -> dict[str, npt.NDArray]:
+        """The tables, by name; ``seen`` holds what the model showed of each window."""
 
     @abstractmethod
     def with_pilot(self, file: str, content_hash: str) -> "PilotScorer":

@@ -8,7 +8,7 @@ import numpy as np
 
 from longattn.expressions import Expression, column
 from longattn.records import Window
-from longattn.scorers.base import Columns, Schema, Scorer
+from longattn.scorers.base import Columns, Schema, Scorer, Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Length(Scorer):
         """``length`` in tokens."""
         return {"length": "int64"}
 
-    def measure(self, windows: Sequence[Window], layers: Mapping[int, Columns]) -> Columns:
+    def measure(self, windows: Sequence[Window], seen: Seen) -> Columns:
         """Tokens of each window's document."""
         return {"length": np.array([window.doc_tokens for window in windows], dtype=np.int64)}
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from longattn.expressions import Expression, column, mean_of, minmax, zscore
 from longattn.records import Window
-from longattn.scorers.base import AttentionAsk, Columns, Schema, Scorer
+from longattn.scorers.base import Ask, Columns, Schema, Scorer, Seen
 from longattn.settings import Backend
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ class LongAttn(Scorer):
         measured = ("layers", "distances", "skip_first", "per_head", "backend")
         return {name: value for name, value in asdict(self).items() if name in measured}
 
-    def ask(self) -> AttentionAsk:
+    def ask(self) -> Ask:
         """Queries and keys of the layers."""
-        return AttentionAsk(self.layers, self.observe)
+        return Ask(layers=self.layers, observe=self.observe)
 
     def schema(self) -> Schema:
         """Per layer and distance the head means of S1 (sum of p), S1² and S2 (sum of p²); heads apart on request."""
@@ -103,18 +103,16 @@ class LongAttn(Scorer):
 
     def observe(self, layer: "LayerAttention") -> Columns:
         """S1 and S2 of every head and distance, float64 [B, H, D], from one layer's queries and keys."""
-        import torch
-
         from longattn.attention import row_moments
 
         B, R, H, _ = layer.q.shape
         s1_BHD, s2_BHD = (np.zeros((B, H, len(self.distances))) for _ in range(2))
         for start in range(0, R, ROWS_AT_ONCE):
-            rows_R = torch.arange(start, min(start + ROWS_AT_ONCE, R), device=layer.q.device)
+            part = slice(start, start + ROWS_AT_ONCE)
             moments = row_moments(
-                layer.q[:, start : start + ROWS_AT_ONCE],
+                layer.q[:, part],
                 layer.k,
-                positions=rows_R,
+                positions=layer.positions[part],
                 distances=self.distances,
                 skip_first=self.skip_first,
                 scale=layer.scale,
@@ -125,12 +123,12 @@ class LongAttn(Scorer):
             s2_BHD += moments.square.cpu().numpy().sum(axis=2)
         return {"s1": s1_BHD, "s2": s2_BHD}
 
-    def measure(self, windows: Sequence[Window], layers: Mapping[int, Columns]) -> Columns:
+    def measure(self, windows: Sequence[Window], seen: Seen) -> Columns:
         """The columns of :meth:`schema`."""
         columns = {"num_tokens": np.array([len(window.tokens) for window in windows], dtype=np.int32)}
         for layer in self.layers:
             for d, distance in enumerate(self.distances):
-                s1_BH, s2_BH = (layers[layer][kind][:, :, d] for kind in ("s1", "s2"))
+                s1_BH, s2_BH = (seen.layers[layer][kind][:, :, d] for kind in ("s1", "s2"))
                 key = f"l{layer}_d{distance}"
                 columns |= {
                     f"s1_{key}": s1_BH.mean(axis=1),

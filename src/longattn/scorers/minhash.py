@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from longattn.expressions import Constant, Expression
 from longattn.records import Window
-from longattn.scorers.base import Columns, Schema, Scorer
+from longattn.scorers.base import Columns, Schema, Scorer, Seen
 
 PERMUTATIONS = 128
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -37,7 +37,7 @@ class MinHash(Scorer):
         """``minhash``, 128 numbers."""
         return {"minhash": "list<uint32>"}
 
-    def measure(self, windows: Sequence[Window], layers: Mapping[int, Columns]) -> Columns:
+    def measure(self, windows: Sequence[Window], seen: Seen) -> Columns:
         """Signatures, uint32 [N, 128]."""
         try:
             # the library has no type information

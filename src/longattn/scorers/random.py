@@ -9,7 +9,7 @@ import numpy as np
 
 from longattn.expressions import Expression, column
 from longattn.records import Window
-from longattn.scorers.base import Columns, Schema, Scorer
+from longattn.scorers.base import Columns, Schema, Scorer, Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Random(Scorer):
         """``random``."""
         return {"random": "float64"}
 
-    def measure(self, windows: Sequence[Window], layers: Mapping[int, Columns]) -> Columns:
+    def measure(self, windows: Sequence[Window], seen: Seen) -> Columns:
         """One draw per window: the first 53 bits of SHA-256 over seed and id."""
         digests = [hashlib.sha256(f"{self.seed}\0{window.id}".encode()).digest() for window in windows]
         return {"random": np.array([(int.from_bytes(d[:8], "big") >> 11) / 2**53 for d in digests])}

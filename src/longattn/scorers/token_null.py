@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from longattn.expressions import Expression, column
 from longattn.records import Window
-from longattn.scorers.base import AttentionAsk, Columns, PilotScorer, Schema
+from longattn.scorers.base import Ask, Columns, PilotScorer, Schema, Seen
 
 if TYPE_CHECKING:
     from longattn.models.base import LayerAttention
@@ -57,24 +57,21 @@ class TokenNull(PilotScorer):
         """As set."""
         return self.windows
 
-    def pilot_ask(self) -> AttentionAsk:
+    def pilot_ask(self) -> Ask:
         """Far mass of every row of the layer."""
-        return AttentionAsk((self.layer,), self._far_mass)
+        return Ask(layers=(self.layer,), observe=self._far_mass)
 
     def _far_mass(self, layer: "LayerAttention") -> Columns:
         """Far mass of each row, mean over heads: [B, R]."""
-        import torch
-
         from longattn.attention import row_moments
 
-        rows_R = torch.arange(layer.q.shape[1], device=layer.q.device)
         distances = [self.distance or 1]
-        moments = row_moments(layer.q, layer.k, positions=rows_R, distances=distances, scale=layer.scale)
+        moments = row_moments(layer.q, layer.k, positions=layer.positions, distances=distances, scale=layer.scale)
         return {"mass": moments.mass[..., 0].mean(dim=1).cpu().numpy()}
 
-    def fit(self, windows: Sequence[Window], layers: Sequence[Mapping[int, Columns]]) -> dict[str, npt.NDArray]:
+    def fit(self, windows: Sequence[Window], seen: Sequence[Seen]) -> dict[str, npt.NDArray]:
         """``mass``, float32 [buckets, tokens]: mean far mass by range of positions and token id."""
-        mass = np.concatenate([seen[self.layer]["mass"][0] for seen in layers])
+        mass = np.concatenate([one.layers[self.layer]["mass"][0] for one in seen])
         tokens = np.concatenate([window.tokens for window in windows]).astype(np.int64)
         bucket = np.concatenate([_buckets(len(window.tokens)) for window in windows])
         vocabulary = int(tokens.max()) + 1
@@ -94,7 +91,7 @@ class TokenNull(PilotScorer):
         """``token_null``."""
         return {"token_null": "float64"}
 
-    def measure(self, windows: Sequence[Window], layers: Mapping[int, Columns]) -> Columns:
+    def measure(self, windows: Sequence[Window], seen: Seen) -> Columns:
         """The predicted DS of each window."""
         assert self.pilot is not None, "the pilot comes first"
         table = _table(self.pilot)

@@ -1,0 +1,86 @@
+"""What several scorers ask of one window is run once and handed to each of them."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from longattn import settings
+from longattn.asking import look
+from longattn.models import load_model, resolve
+from longattn.records import Window
+from longattn.scorers import Ask, ShortContext, WholeWindow
+
+LENGTH = 48
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder):
+    facts = settings.Model(name=str(tiny_model_folder))
+    return load_model(resolve(facts), facts, layers="all", window=LENGTH, predicts=True)
+
+
+@pytest.fixture(scope="module")
+def window():
+    tokens = np.random.default_rng(3).integers(0, 256, LENGTH).astype(np.uint32)
+    return Window("d", "s", 0, tokens, 0, LENGTH, LENGTH)
+
+
+def keep(attention):
+    return {"positions": attention.positions.numpy(), "q": attention.q.numpy()}
+
+
+def test_each_ask_sees_its_own_layers_and_rows(model, window):
+    few, fewer = np.array([40, 3, 7]), np.array([3, 47])
+    asks = [
+        Ask(layers="all", observe=keep),
+        Ask(layers=(1,), observe=keep, rows=lambda _: few),
+        Ask(layers=(0, 1), observe=keep, rows=lambda _: fewer),
+    ]
+    everything, some, others = look(asks, model, window)
+    assert set(everything.layers) == {0, 1}
+    assert set(some.layers) == {1}
+    for rows, seen in ((few, some), (fewer, others)):
+        assert np.array_equal(seen.layers[1]["positions"], rows)
+        assert np.array_equal(seen.layers[1]["q"], everything.layers[1]["q"][:, rows])
+    # and the same where nobody needs every row
+    for seen, again in zip((some, others), look(asks[1:], model, window), strict=True):
+        assert all(np.array_equal(seen.layers[1][name], again.layers[1][name]) for name in ("positions", "q"))
+
+
+def test_contexts_in_common_are_run_once(model, window, monkeypatch):
+    calls = Counter()
+    original = type(model).predictions
+
+    def counting(self, tokens, first=1, **options):
+        calls[tuple(tokens.shape), first] += 1
+        return original(self, tokens, first, **options)
+
+    monkeypatch.setattr(type(model), "predictions", counting)
+    short = ShortContext(16, 8)
+    asks = [Ask(contexts=(WholeWindow(), short)), Ask(contexts=(short,)), Ask(layers=(0,), observe=keep)]
+    first, second, third = look(asks, model, window)
+    assert calls == {((1, LENGTH), 1): 1, ((4, 24), 16): 1}
+    assert set(third.layers) == {0}
+    assert not third.predictions
+    assert first.predictions[short] is second.predictions[short]
+
+
+def test_a_short_context_predicts_every_later_token_from_what_is_just_before_it(model, window):
+    short = ShortContext(16, 12)
+    scores = look([Ask(contexts=(short,))], model, window)[0].predictions[short]
+    assert [len(one.log_probs) for one in scores] == [12, 12, 8]
+    whole = Window("d", "s", 12, window.tokens[12:40], 0, 28, 28)
+    alone = look([Ask(contexts=(WholeWindow(),))], model, whole)[0].predictions[WholeWindow()][0]
+    np.testing.assert_allclose(scores[1].log_probs, alone.log_probs[15:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_no_longer_than_the_context_has_no_excerpt(model, window):
+    short = ShortContext(LENGTH, 8)
+    assert look([Ask(contexts=(short,))], model, window)[0].predictions[short] == []
+
+
+def test_masked_heads_are_another_context(model, window):
+    masked = WholeWindow(frozenset({(0, 0), (1, 3)}))
+    seen = look([Ask(contexts=(WholeWindow(), masked))], model, window)[0]
+    assert not np.allclose(seen.predictions[masked][0].log_probs, seen.predictions[WholeWindow()][0].log_probs)
