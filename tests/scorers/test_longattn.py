@@ -56,14 +56,14 @@ def direct(maps, reading, distance=DISTANCE, skip=0):
 def test_strength_and_uniformity_equal_the_map_itself(seen, reading, skip):
     scorer = LongAttn(variance=reading, skip_first=skip).for_length(LENGTH)
     columns = table(scorer, seen)
-    strength, variance = direct([attention_map(*a[1:]) for a in seen], reading, skip=skip)
+    strength, variance = direct([attention_map(a.q, a.k, a.scale) for a in seen], reading, skip=skip)
     readings = scorer.readings()
     assert evaluate(readings["ds"], columns) == pytest.approx(strength, rel=1e-5)
     assert evaluate(readings["du"], columns) == pytest.approx(-variance, rel=1e-4)
 
 
 def test_the_paper_adds_z_scores_and_the_released_code_rescales_to_one(seen):
-    maps = [attention_map(*a[1:]) for a in seen]
+    maps = [attention_map(a.q, a.k, a.scale) for a in seen]
 
     def zscore(x):
         return (x - x.mean()) / x.std()
@@ -83,7 +83,7 @@ def test_a_head_set_is_chosen_after_measuring(seen):
     columns = table(measured, seen)
     chosen = LongAttn(per_head=True, heads=(1, 3)).for_length(LENGTH)
     assert chosen.measurement() == measured.measurement()
-    strength, variance = direct([attention_map(*a[1:])[[1, 3]] for a in seen], "block")
+    strength, variance = direct([attention_map(a.q, a.k, a.scale)[[1, 3]] for a in seen], "block")
     assert evaluate(chosen.readings()["ds"], columns) == pytest.approx(strength, rel=1e-5)
     assert evaluate(chosen.readings()["du"], columns) == pytest.approx(-variance, rel=1e-4)
 
