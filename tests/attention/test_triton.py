@@ -13,7 +13,7 @@ import torch
 from longattn.attention import row_moments
 from longattn.attention import triton as launcher
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
 
@@ -172,13 +172,15 @@ def compiled(*arguments: str) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("capability", ["80", "90"])
-def test_it_compiles_for_gpus_that_are_not_here(capability):
-    (facts,) = compiled("--capabilities", capability, "--head-sizes", "64", "--dtypes", "bf16")
-    assert facts["registers"] <= 128
-    # a spilled register or two a tile of 64 or 32 pairs a thread
-    assert facts["unmasked_loop"]["spill_loads"] + facts["unmasked_loop"]["spill_stores"] <= 5
-    assert facts["unmasked_loop"]["exponentials"] in (32, 64)
+def test_it_compiles_for_gpus_that_are_not_here():
+    for facts in compiled("--capabilities", "80", "90", "--head-sizes", "64", "--dtypes", "bf16"):
+        assert facts["registers"] <= 128
+        loop = facts["unmasked_loop"]
+        # few of the registers that a thread spills are spilled where the time goes
+        assert loop["spill_loads"] + loop["spill_stores"] <= 5
+        # one exponential for each of the 32 or 64 pairs of a thread, and products on tensor cores
+        assert loop["exponentials"] == facts["tile"]["pairs"] * facts["tile"]["keys"] / (32 * facts["tile"]["warps"])
+        assert loop["tensor_core_products"]
 
 
 @pytest.mark.slow
