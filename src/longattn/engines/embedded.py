@@ -36,8 +36,9 @@ def measure(
     killed the process that worked on them.
     """
     mine = shard_of(units, compute.shard)
-    done = [unit for unit in mine if job.is_done(unit.id)]
-    waiting = [unit for unit in mine if not job.is_done(unit.id)]
+    done, waiting = [], []
+    for unit in mine:
+        (done if job.is_done(unit.id) else waiting).append(unit)
     finished = float(sum(unit.num_bytes for unit in done))
     state = State(len(mine), len(done), sum(unit.num_bytes for unit in mine), finished, finished)
     name = "progress.json" if compute.shard is None else f"progress-{compute.shard.replace('/', '-of-')}.json"
