@@ -25,7 +25,7 @@ from longattn.windows import cut
 if TYPE_CHECKING:
     from longattn.models.base import Model
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same settings would measure something else than before; part of every table's settings."""
 
 WINDOWS = pa.schema(
