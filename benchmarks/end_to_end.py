@@ -8,20 +8,17 @@ document, and is reported apart. Text: this Python's own standard library, a mod
 
 import argparse
 import json
-import platform
 import resource
-import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+from common import publish
 from longattn import corpus, verbs
 from longattn.engines.embedded import load_model
 from longattn.measuring import Job, commit_unit, cut_unit, measure_windows
@@ -48,13 +45,14 @@ def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run stages and whole, print JSON."""
+    """Run stages and whole, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--modules", type=int, default=40, help="the longest so many modules")
     parser.add_argument("--tokenizer", default="tokenizers", choices=["auto", "tokenizers", "gigatoken"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as name:
@@ -86,25 +84,19 @@ def main() -> None:
         assert windows == measured["windows"], "the stages and the run must do the same work"
 
     total = sum(stages.values())
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    facts = {
-        "options": vars(options),
+    whole = measured["cpu"] - start["cpu"]
+    row = {
         "windows": windows,
-        "stages_cpu_s": {name: round(seconds, 3) for name, seconds in stages.items()},
-        "sum_of_stages_cpu_s": round(total, 3),
-        "start_cpu_s": round(start["cpu"], 3),
-        "whole_cpu_s": round(measured["cpu"], 3),
-        "whole_wall_s": round(measured["wall"], 3),
-        "whole_without_start_over_stages": round((measured["cpu"] - start["cpu"]) / total, 3),
-        "tokeniser_tokens_per_s": round(windows * options.length / stages["tokenise and cut"]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.stdout.strip(),
-        "machine": platform.machine(),
+        **{f"{name}_cpu_s": taken for name, taken in stages.items()},
+        "stages_cpu_s": total,
+        "whole_cpu_s": whole,
+        "whole_over_stages": whole / total,
+        "start_cpu_s": start["cpu"],
+        "whole_wall_s": measured["wall"],
+        "tokens_per_second": windows * options.length / (measured["wall"] - start["wall"]),
+        "tokeniser_alone": windows * options.length / stages["tokenise and cut"],
     }
-    json.dump(facts, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    publish([row], options.json, options=vars(options))
 
 
 def write(path: Path, texts: list[str]) -> Path:

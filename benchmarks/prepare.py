@@ -7,19 +7,14 @@ the attention of the same window. Text: this Python's own standard library.
 """
 
 import argparse
-import json
-import platform
-import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+from common import publish, standard_library
 from longattn import settings
 from longattn.attention import row_moments
 from longattn.models import load_model, resolve
@@ -47,24 +42,23 @@ class Occurring(Vocabulary):
 
 
 def main() -> None:
-    """Check, time, print JSON."""
+    """Check, time, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 32768])
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--score-up-to", type=int, default=8192, help="longest window that is also scored")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args()
 
-    text = "\n".join(
-        file.read_text(encoding="utf-8")
-        for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"), key=lambda file: -file.stat().st_size)[:40]
-    )
     rows = []
     for dtype in options.dtypes:
         model = settings.Model(name=options.model, dtype=dtype, rope_theta=2_500_000.0)
         checkpoint = resolve(model)
-        ids = torch.from_numpy(Tokenizer.load(checkpoint.tokenizer_file).encode(text).ids.astype("int64"))
+        ids = torch.from_numpy(
+            standard_library(Tokenizer.load(checkpoint.tokenizer_file), max(options.lengths)).astype("int64")
+        )
         loaded = load_model(checkpoint, model, layers=(0,), window=max(options.lengths))
         assert isinstance(loaded, FirstLayer), "only the first layer of Llama's kind has a table"
         began = time.perf_counter()
@@ -80,13 +74,7 @@ def main() -> None:
             window = ids[None, :length]
             facts = {"dtype": dtype, "length": length, "different_ids": len(window.unique())}
             rows.append(facts | {"open_table_ms": round(1e3 * opening, 1)} | measure(ways, window, options))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    facts = {"date": datetime.now(UTC).date().isoformat(), "commit": commit.stdout.strip(), "torch": torch.__version__}
-    facts |= {"machine": platform.machine(), "threads": torch.get_num_threads(), "rows": rows}
-    json.dump(facts, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    publish(rows, options.json, threads=torch.get_num_threads())
 
 
 def measure(ways: dict[str, FirstLayer], window: torch.Tensor, options: argparse.Namespace) -> dict[str, float]:
