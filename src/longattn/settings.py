@@ -111,8 +111,9 @@ class Compute:
     """For a first look: begin no further work unit once this many windows are measured; nothing measured is wasted."""
 
 
-Backend = Literal["auto", "reference", "blocked", "triton"]
-"""Attention kernels; ``auto`` is ``triton`` on a GPU that has it, else ``blocked``; one named runs or raises."""
+Backend = Literal["auto", "reference", "blocked", "native", "triton"]
+"""Attention kernels; ``auto`` takes ``native`` on a CPU and ``triton`` on a GPU, else ``blocked``; one named runs or
+raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
