@@ -26,16 +26,24 @@ struct Tiles {
     // TDPBF16PS: sums[m][n] += a[m][2 i] b[i][2 n] + a[m][2 i + 1] b[i][2 n + 1]
     template <int Sums, int A, int B>
     static void multiply() {
-        float sums[16][16];
-        uint16_t a[16][32], b[16][32];
+        float sums[16][16], left[16][2][16], right[16][2][16];
         std::memcpy(sums, memory[Sums], sizeof sums);
-        std::memcpy(a, memory[A], sizeof a);
-        std::memcpy(b, memory[B], sizeof b);
+        widen_pairs(memory[A], left);
+        widen_pairs(memory[B], right);
         for (int m = 0; m < 16; ++m)
             for (int i = 0; i < 16; ++i)
                 for (int n = 0; n < 16; ++n)
-                    sums[m][n] += widen(a[m][2 * i]) * widen(b[i][2 * n]) + widen(a[m][2 * i + 1]) * widen(b[i][2 * n + 1]);
+                    sums[m][n] += left[m][0][i] * right[i][0][n] + left[m][1][i] * right[i][1][n];
         std::memcpy(memory[Sums], sums, sizeof sums);
+    }
+
+   private:
+    static void widen_pairs(const unsigned char* tile, float (&to)[16][2][16]) {
+        uint16_t bits[16][16][2];
+        std::memcpy(bits, tile, sizeof bits);
+        for (int row = 0; row < 16; ++row)
+            for (int i = 0; i < 16; ++i)
+                for (int half = 0; half < 2; ++half) to[row][half][i] = widen(bits[row][i][half]);
     }
 };
 

@@ -54,7 +54,7 @@ def instruction_sets() -> list[str]:
 
 
 def isa() -> str | None:
-    """The instruction set that answers: the best one, or that of the environment's ``LONGATTN_ISA``; None: not built."""
+    """The instruction set that answers: the best, or the one ``LONGATTN_ISA`` names; None without the library."""
     names = instruction_sets()
     asked = os.environ.get("LONGATTN_ISA")
     if not names or not asked:
