@@ -16,14 +16,20 @@ struct Wide : Lanes<16> {
     static LONGATTN_INLINE bool reaches(V v, float limit) {
         return _mm512_cmp_ps_mask(v, splat(limit), _CMP_NLT_UQ) != 0;
     }
-    static LONGATTN_INLINE V between(V v, int first, int last) {
-        const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        const __mmask16 from = _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(first));
-        return _mm512_maskz_mov_ps(_mm512_mask_cmplt_epi32_mask(from, lane, _mm512_set1_epi32(last)), v);
+    static LONGATTN_INLINE V before(V v, int count) {
+        return _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1), v);
     }
     static LONGATTN_INLINE V larger(V a, V b) { return _mm512_max_ps(a, b); }
     static LONGATTN_INLINE float largest(V v) { return _mm512_reduce_max_ps(v); }
-    static LONGATTN_INLINE float sum(V v) { return _mm512_reduce_add_ps(v); }
+    static LONGATTN_INLINE void sums(V a, V b, float* two) {
+        // quarters of a in the lower half, of b in the upper; then as one
+        const V both = _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xee);
+        const V pairs = both + _mm512_shuffle_f32x4(both, both, 0xb1);
+        const V fours = pairs + _mm512_permute_ps(pairs, 0x4e);
+        const V all = fours + _mm512_permute_ps(fours, 0xb1);
+        two[0] = _mm512_cvtss_f32(all);
+        two[1] = _mm_cvtss_f32(_mm512_extractf32x4_ps(all, 2));
+    }
 };
 
 template <class Source>

@@ -145,3 +145,21 @@ LONGATTN_API int32_t longattn_row_moments(const Question* ask, const char* instr
     }
     return kDone;
 }
+
+// Runs one part of the floor (0: products, 1: exponentials) on each of `threads` threads until about `pairs` pairs are
+// done on each; returns how many were, or 0 for an instruction set that does not run here.
+LONGATTN_API int64_t longattn_floor(const char* instruction_set, int32_t dtype, int64_t head_size, int32_t part,
+                                    int32_t threads, int64_t pairs) {
+    const InstructionSet* set = find(instruction_set);
+    if (set == nullptr) return 0;
+    const Kernel& kernel = kernel_of(*set, dtype);
+    const int64_t repeats = (pairs + kernel.floor_pairs - 1) / kernel.floor_pairs;
+    const size_t bytes = (kernel.floor_scratch_bytes(head_size) + 63) / 64 * 64;
+    const Memory memory = allocate(bytes * threads);
+    std::memset(memory.get(), 0, bytes * threads);
+    share_out(threads, threads, [&](int, int64_t i) {
+        (part == 0 ? kernel.floor_products : kernel.floor_exponentials)(
+            head_size, repeats, static_cast<char*>(memory.get()) + i * bytes);
+    });
+    return repeats * kernel.floor_pairs;
+}

@@ -179,40 +179,58 @@ struct Moments {
     }
 
     // A chunk with stops: the end of the skipped keys, borders of distances, the end of the row.
-    static void stop_by_stop(const Tile& tile, Row& row, const float* logits, int64_t key) {
-        raise_peak(tile, row, logits, static_cast<int>(least(kChunk, row.end - key)));
-        const V peak = Simd::splat(static_cast<float>(row.peak));
+    static LONGATTN_INLINE void stop_by_stop(const Tile& tile, Row& row, const float* logits, int64_t key) {
+        alignas(64) float e[kChunk];
+        exponentials(tile, row, logits, static_cast<int>(least(kChunk, row.end - key)), e);
         V mass{}, square{};
-        int from = 0, done = 0;  // keys before `from` are skipped ones, keys before `done` are in the sums
+        int done = 0;
         while (row.next_stop < key + kChunk) {
             const int stop = static_cast<int>(row.next_stop - key);
-            for (; done + kWidth <= stop; done += kWidth) add(tile, logits, peak, done, from, done + kWidth, mass, square);
-            V mass_here = mass, square_here = square;
-            if (stop > done) add(tile, logits, peak, done, from, stop, mass_here, square_here);
-            if (row.skipping) {
-                from = stop;
-                mass = square = V{};
-            }
-            note(tile, row, mass_here, square_here);
+            add(e, done, stop, mass, square);
+            const V part = Simd::before(Simd::load(e + done), stop - done);
+            const bool skipping = row.skipping;
+            note(tile, row, mass + part, square + part * part);
             if (row.next_stop > row.end) return;
+            if (skipping) {
+                mass = square = V{};
+                for (int i = done; i < stop; ++i) e[i] = 0.0f;
+            }
         }
-        for (; done < kChunk; done += kWidth) add(tile, logits, peak, done, from, done + kWidth, mass, square);
+        add(e, done, kChunk, mass, square);
         row.mass += mass;
         row.square += square;
     }
 
-    // Keys of the vector at `at` that lie in [from, to).
-    static LONGATTN_INLINE void add(const Tile& tile, const float* logits, V peak, int at, int from, int to, V& mass,
-                                    V& square) {
-        const V e = Simd::between(exponential(logits + at, tile.scale, peak), from - at, to - at);
-        mass += e;
-        square += e * e;
+    // e of the first `count` keys and of the vector that holds the last; the keys beyond it are not the row's.
+    static LONGATTN_INLINE void exponentials(const Tile& tile, Row& row, const float* logits, int count, float* e) {
+        for (bool raised = false;; raised = true) {
+            const V peak = Simd::splat(static_cast<float>(row.peak));
+            V mass{};
+            for (int i = 0; i < count; i += kWidth) {
+                const V here = exponential(logits + i, tile.scale, peak);
+                Simd::store(e + i, here);
+                mass += here;
+            }
+            if (raised || !Simd::reaches(mass, kHighestSum)) return;
+            raise_peak(tile, row, logits, count);
+        }
+    }
+
+    // Whole vectors from `done` up to `stop`.
+    static LONGATTN_INLINE void add(const float* e, int& done, int stop, V& mass, V& square) {
+        for (; done + kWidth <= stop; done += kWidth) {
+            const V here = Simd::load(e + done);
+            mass += here;
+            square += here * here;
+        }
     }
 
     // The sums at next_stop, of which `mass` and `square` are the part that is not yet in the row.
     static LONGATTN_INLINE void note(const Tile& tile, Row& row, V mass, V square) {
-        const double total_mass = row.flushed_mass + Simd::sum(row.mass + mass);
-        const double total_square = row.flushed_square + Simd::sum(row.square + square);
+        float unflushed[2];
+        Simd::sums(row.mass + mass, row.square + square, unflushed);
+        const double total_mass = row.flushed_mass + unflushed[0];
+        const double total_square = row.flushed_square + unflushed[1];
         if (row.skipping) {
             row.skipping = false;
             row.skipped = total_mass;
@@ -237,8 +255,10 @@ struct Moments {
     }
 
     static LONGATTN_INLINE void flush(Row& row) {
-        row.flushed_mass += Simd::sum(row.mass);
-        row.flushed_square += Simd::sum(row.square);
+        float unflushed[2];
+        Simd::sums(row.mass, row.square, unflushed);
+        row.flushed_mass += unflushed[0];
+        row.flushed_square += unflushed[1];
         row.mass = row.square = V{};
     }
 
@@ -270,18 +290,55 @@ struct Moments {
     }
 };
 
-// The least that row moments of these products must do, with nothing moved: products, one exponential, the subtraction
-// of the peak, the sum and the sum of squares, all in registers.
+// The least that row moments must do per pair, each part alone and from the nearest cache: what a kernel is held to.
 template <class Product>
 struct Floor {
     using Simd = typename Product::Simd;
     using V = typename Simd::V;
+    static constexpr int kPairs = Product::group_rows * Product::block_keys;
+
+    // The product of a group of queries and a block of keys, again and again.
+    static void products(int64_t head_size, int64_t repeats, void* scratch) {
+        char* memory = static_cast<char*>(scratch);
+        float* logits = reinterpret_cast<float*>(memory);
+        const char* group = memory + kPairs * sizeof(float);
+        const char* block = group + round_up(Product::group_bytes(head_size), 64);
+        Product::begin();
+        for (; repeats > 0; --repeats) {
+            Product::multiply(group, block, head_size, logits, Product::block_keys);
+            asm volatile("" ::: "memory");
+        }
+        Product::end();
+    }
+
+    // Per pair: subtraction of the peak, exponential, sum, sum of squares.
+    static void exponentials(int64_t, int64_t repeats, void* scratch) {
+        float* logits = static_cast<float*>(scratch);
+        const V peak = Simd::splat(1.0f);
+        V mass{}, square{};
+        for (; repeats > 0; --repeats) {
+#pragma GCC unroll 8
+            for (int i = 0; i < kPairs; i += Simd::width) {
+                const V e = Simd::exp2(Simd::load(logits + i) - peak);
+                mass += e;
+                square += e * e;
+            }
+            asm volatile("" ::: "memory");
+        }
+        Simd::store(logits, mass + square);
+    }
+
+    static size_t scratch_bytes(int64_t head_size) {
+        return kPairs * sizeof(float) + round_up(Product::group_bytes(head_size), 64) + Product::block_bytes(head_size);
+    }
 };
 
 template <class Product, class Source>
 constexpr Kernel kernel() {
     using M = Moments<Product, Source>;
-    return {M::kRows, Product::block_keys, M::packed_bytes, M::pack, M::scratch_bytes, M::tile, nullptr, 0};
+    using F = Floor<Product>;
+    return {M::kRows, Product::block_keys, M::packed_bytes,  M::pack,       M::scratch_bytes,
+            M::tile,  F::kPairs,           F::scratch_bytes, F::products, F::exponentials};
 }
 
 }  // namespace

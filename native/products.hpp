@@ -70,9 +70,22 @@ struct RegisterProduct {
     }
 
    private:
+    // Numbers of one key or query, to where `lanes` of them lie side by side.
     static LONGATTN_INLINE void spread(Strip<Source> from, int64_t head_size, bool negated, Element* to, int64_t lanes) {
-        for (int64_t i = 0; i < head_size; ++i)
-            to[i / Step::numbers * lanes * Step::numbers + i % Step::numbers] = Step::element(from[i], negated);
+        if (from.stride == 1)
+            spread_strided(Strip<Source>{from.first, 1}, head_size, negated, to, lanes);
+        else
+            spread_strided(from, head_size, negated, to, lanes);
+    }
+    static LONGATTN_INLINE void spread_strided(Strip<Source> from, int64_t head_size, bool negated, Element* to,
+                                               int64_t lanes) {
+        int64_t i = 0;
+        for (; i + Step::numbers <= head_size; i += Step::numbers, to += lanes * Step::numbers) {
+            Element step[Step::numbers];
+            for (int n = 0; n < Step::numbers; ++n) step[n] = Step::element(from[i + n], negated);
+            std::memcpy(to, step, sizeof step);
+        }
+        for (; i < head_size; ++i) *to++ = Step::element(from[i], negated);
     }
 };
 

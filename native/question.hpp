@@ -44,9 +44,11 @@ struct Kernel {
                  void* packed);
     size_t (*scratch_bytes)(const Question&);
     void (*tile)(const Plan&, int64_t window, int64_t key_head, int64_t first, const void* packed, void* scratch);
-    // least arithmetic of `repeats` times `floor_pairs` pairs, all operands in registers or the nearest cache
-    void (*floor)(int64_t head_size, int64_t repeats, void* scratch);
+    // the least arithmetic of `floor_pairs` pairs, `repeats` times, in two parts
     int64_t floor_pairs;
+    size_t (*floor_scratch_bytes)(int64_t head_size);
+    void (*floor_products)(int64_t head_size, int64_t repeats, void* scratch);
+    void (*floor_exponentials)(int64_t head_size, int64_t repeats, void* scratch);
 };
 
 struct InstructionSet {

@@ -21,6 +21,7 @@ struct Vectors;
         typedef float V __attribute__((vector_size(WIDTH * 4), may_alias));  \
         typedef int32_t I __attribute__((vector_size(WIDTH * 4), may_alias)); \
     }
+LONGATTN_VECTORS(1);
 LONGATTN_VECTORS(2);
 LONGATTN_VECTORS(4);
 LONGATTN_VECTORS(8);
@@ -56,11 +57,11 @@ struct Lanes {
         return p * f + kExp2[0];
     }
 
-    // Lanes first <= i < last as they are, the others zero.
-    static LONGATTN_INLINE V between(V v, int first, int last) {
+    // The first `count` lanes as they are, the others zero.
+    static LONGATTN_INLINE V before(V v, int count) {
         I lane;
         for (int i = 0; i < Width; ++i) lane[i] = i;
-        return (lane >= first) & (lane < last) ? v : V{};
+        return lane < count ? v : V{};
     }
 
     static LONGATTN_INLINE V larger(V a, V b) { return a > b ? a : b; }
@@ -73,16 +74,21 @@ struct Lanes {
         return all == 0;
     }
 
-    static LONGATTN_INLINE float sum(V v) {
+    static LONGATTN_INLINE void sums(V a, V b, float* two) {
         if constexpr (Width == 2) {
-            return v[0] + v[1];
+            two[0] = a[0] + a[1];
+            two[1] = b[0] + b[1];
         } else {
             using Half = Lanes<Width / 2>;
-            typename Half::V low, high;
-            std::memcpy(&low, &v, sizeof low);
-            std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-            return Half::sum(low + high);
+            Half::sums(fold(a), fold(b), two);
         }
+    }
+
+    static LONGATTN_INLINE typename Vectors<Width / 2>::V fold(V v) {
+        typename Vectors<Width / 2>::V low, high;
+        std::memcpy(&low, &v, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+        return low + high;
     }
 
     static LONGATTN_INLINE float largest(V v) {
