@@ -5,6 +5,7 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ def _library() -> ctypes.CDLL | None:
     library.longattn_instruction_set.restype = ctypes.c_char_p
     library.longattn_instruction_set.argtypes = [ctypes.c_int32]
     library.longattn_row_moments.argtypes = [ctypes.POINTER(_Question), ctypes.c_char_p]
+    library.longattn_floor.restype = ctypes.c_int64
+    library.longattn_floor.argtypes = [ctypes.c_char_p, *(getattr(ctypes, f"c_int{b}") for b in (32, 64, 32, 32, 64))]
     if library.longattn_question_bytes() != ctypes.sizeof(_Question):
         raise RuntimeError(f"{LIBRARY} was built from other sources than this Python; install longattn again")
     return library
@@ -73,6 +76,21 @@ def suits(q: Tensor, k: Tensor) -> bool:
         _tell_once()
         return False
     return True
+
+
+def work_at_the_floor(part: Literal["products", "exponentials"], dtype: torch.dtype, head_size: int, pairs: int) -> int:
+    """Does what no kernel can leave out, from the nearest cache, for at least so many pairs; how many pairs it were.
+
+    ``products`` are those of queries and keys, ``exponentials`` one polynomial exponential, the subtraction before it,
+    a sum and a sum of squares. On as many threads as torch uses; the caller takes the time.
+    """
+    library, name = _library(), isa()
+    if library is None or name is None:
+        raise RuntimeError(f"backend='native' was not built when longattn was installed. {_REMEDY}")
+    threads = torch.get_num_threads()
+    each = -(-pairs // threads)
+    arguments = (DTYPES[dtype], head_size, ("products", "exponentials").index(part), threads, each)
+    return library.longattn_floor(name.encode(), *arguments) * threads
 
 
 @cache
