@@ -2,6 +2,9 @@
 
 import logging
 import math
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -277,3 +280,16 @@ def test_a_library_of_other_sources_is_refused(monkeypatch):
             native.isa()
     finally:
         native._library.cache_clear()
+
+
+@pytest.mark.slow
+def test_arm64_is_right_under_emulation(tmp_path):
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("needs g++-aarch64-linux-gnu and qemu-user")
+    source = Path(__file__).parents[2] / "native"
+    files = [source / name for name in ("library.cpp", "portable.cpp", "emulated_tiles.cpp")]
+    build = [compiler, "-std=c++17", "-O3", "-static", "-pthread", "-Wno-psabi", f"-I{source}", "-o", tmp_path / "test"]
+    subprocess.run([*build, Path(__file__).with_name("native_selftest.cpp"), *files], check=True)
+    done = subprocess.run([emulator, tmp_path / "test"], capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("ok\n"), done.stdout
