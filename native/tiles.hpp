@@ -22,8 +22,9 @@ struct Parts<uint16_t> {
 template <>
 struct Parts<float> {
     static constexpr int count = 3;
-    // parts of the query and of the key; what is left out is below float32's rounding of the product
-    static constexpr int terms[][2] = {{0, 0}, {0, 1}, {1, 0}, {1, 1}, {0, 2}, {2, 0}};
+    // Parts of the query and of the key, small ones first, so that they are not lost in rounding; what is left out is
+    // below float32's own rounding of the product.
+    static constexpr int terms[][2] = {{2, 0}, {0, 2}, {1, 1}, {1, 0}, {0, 1}, {0, 0}};
     static LONGATTN_INLINE void split(float value, bool negated, uint16_t* parts) {
         float rest = negated ? -value : value;
         for (int i = 0; i < count; ++i) {
@@ -79,12 +80,10 @@ struct TileProduct {
         Tiles::template zero<1>();
         Tiles::template zero<2>();
         Tiles::template zero<3>();
-        for (int64_t step = 0; step < steps(head_size); ++step) {
-            const uint16_t* queries = static_cast<const uint16_t*>(group) + step * step_elements;
-            const uint16_t* keys = static_cast<const uint16_t*>(block) + step * step_elements;
-            for (const int(&term)[2] : Parts<Source>::terms) {
-                const uint16_t* query = queries + term[0] * 2 * kTileElements;
-                const uint16_t* key = keys + term[1] * 2 * kTileElements;
+        for (const int(&term)[2] : Parts<Source>::terms) {
+            const uint16_t* query = static_cast<const uint16_t*>(group) + term[0] * 2 * kTileElements;
+            const uint16_t* key = static_cast<const uint16_t*>(block) + term[1] * 2 * kTileElements;
+            for (int64_t step = steps(head_size); step > 0; --step) {
                 Tiles::template load<4>(query);
                 Tiles::template load<6>(key);
                 Tiles::template load<7>(key + kTileElements);
@@ -93,6 +92,8 @@ struct TileProduct {
                 Tiles::template multiply<1, 4, 7>();
                 Tiles::template multiply<2, 5, 6>();
                 Tiles::template multiply<3, 5, 7>();
+                query += step_elements;
+                key += step_elements;
             }
         }
         Tiles::template store<0>(logits, row_stride);
