@@ -1,6 +1,7 @@
 """Row moments: cases worked by hand, golden numbers, and the blocked kernel against the float64 formula."""
 
 import math
+import shutil
 
 import jaxtyping
 import numpy as np
@@ -174,3 +175,8 @@ def test_arguments_that_do_not_fit_are_named(change, message):
             row_moments(q, arguments.pop("k"), **arguments)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: the package installs without its library")
+def test_where_there_is_a_compiler_the_native_library_was_built():
+    assert native.instruction_sets(), "install longattn again, pip install --editable . --verbose shows what fails"
