@@ -27,9 +27,6 @@ KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "triton": triton.row_moments,
 }
 
-SUITS: dict[str, Callable[[Tensor, Tensor], bool]] = {"native": native.suits, "triton": triton.suits}
-"""Whether a kernel answers for queries and keys like these, here."""
-
 
 def row_moments(
     q: Float[Tensor, "B R H K"],
@@ -50,7 +47,7 @@ def row_moments(
 
     Inputs may be float64, float32, bfloat16 or float16; the kernel works in at least float32. ``backend="auto"`` is
     ``native`` on a CPU and ``triton`` on a GPU, where they are there and the inputs are not float64, else ``blocked``.
-    Raises ``ValueError`` for arguments that do not fit together, ``RuntimeError`` for a backend that this machine lacks.
+    Raises ``ValueError`` for arguments that do not fit together, ``RuntimeError`` for a backend this machine lacks.
 
     >>> q = torch.zeros(1, 3, 1, 2)
     >>> row_moments(q, q, positions=torch.arange(3), distances=[2]).mass.flatten().round(decimals=4).tolist()
@@ -58,11 +55,18 @@ def row_moments(
     """
     _check(q, k, positions, distances, skip_first, backend)
     if backend == "auto":
-        backend = next((name for name in ("native", "triton") if SUITS[name](q, k)), "blocked")
+        backend = _suitable(q, k)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     with torch.no_grad():
         mass, square = KERNELS[backend](q, k, positions.to(q.device), list(distances), skip_first, scale)
     return RowMoments(mass, square)
+
+
+def _suitable(q: Tensor, k: Tensor) -> Backend:
+    """The fastest backend for queries and keys like these, here."""
+    if native.suits(q, k):
+        return "native"
+    return "triton" if triton.suits(q, k) else "blocked"
 
 
 def _check(q: Tensor, k: Tensor, positions: Tensor, distances: Sequence[int], skip_first: int, backend: str) -> None:
