@@ -84,7 +84,7 @@ def measure(
             attempt = engines.measure(job, units, compute, progress)
         finally:
             ledger = _close(job, recipe, units)
-        _write_timings(job.run, began, attempt, compute)
+        _write_timings(job, began, attempt, compute)
     return ledger
 
 
@@ -105,12 +105,12 @@ def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:
     return ledger
 
 
-def _write_timings(run: RunFolder, began: float, counts: Counter[str], compute: settings.Compute) -> None:
+def _write_timings(job: Job, began: float, counts: Counter[str], compute: settings.Compute) -> None:
     """Append this attempt to ``timings.json``, which alone holds times and facts of the machine."""
-    path = run.root / "timings.json"
+    path = job.run.root / "timings.json"
     attempts = json.loads(path.read_bytes()) if path.exists() else []
     seconds = time.time() - began
-    facts = {
+    facts: dict[str, Any] = {
         "began": began,
         "seconds": seconds,
         "windows": counts["windows"],
@@ -119,6 +119,10 @@ def _write_timings(run: RunFolder, began: float, counts: Counter[str], compute: 
         "cores": os.cpu_count(),
         "compute": settings.plain(compute),
     }
+    if job.asks:
+        from longattn.attention import cpu_kernel
+
+        facts["cpu_kernel"] = cpu_kernel()
     with durable(path) as file:
         file.write(json.dumps([*attempts, facts], indent=1).encode())
 

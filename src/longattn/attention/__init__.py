@@ -4,6 +4,6 @@ Letters in shapes: B windows, R query rows, T keys, H query heads, G key heads (
 D distances.
 """
 
-from longattn.attention._moments import RowMoments, row_moments
+from longattn.attention._moments import RowMoments, cpu_kernel, row_moments
 
-__all__ = ["RowMoments", "row_moments"]
+__all__ = ["RowMoments", "cpu_kernel", "row_moments"]

@@ -62,6 +62,12 @@ def row_moments(
     return RowMoments(mass, square)
 
 
+def cpu_kernel() -> str:
+    """What ``auto`` takes on this CPU, with its instruction set: ``native (avx512)``, for records of a run."""
+    isa = native.isa()
+    return f"native ({isa})" if isa else "blocked"
+
+
 def _suitable(q: Tensor, k: Tensor) -> Backend:
     """The fastest backend for queries and keys like these, here."""
     if native.suits(q, k):
