@@ -37,7 +37,7 @@ def look(asks: Sequence[Ask], model: "Model | None", window: Window) -> list[See
     if not asks:
         return []
     assert model is not None, "a scorer that asks needs a model"
-    layers = [_Layers(ask, model.num_layers, ask.rows(window) if ask.rows else None) for ask in asks]
+    layers = [_Layers(ask, model.num_layers, window) for ask in asks]
     contexts = dict.fromkeys(context for ask in asks for context in ask.contexts)
     predictions = {context: _predict(context, model, window, []) for context in contexts if context != WholeWindow()}
     if WholeWindow() in contexts:
@@ -54,10 +54,11 @@ def look(asks: Sequence[Ask], model: "Model | None", window: Window) -> list[See
 class _Layers:
     """The layers and rows that one ask wants to see of a window, and what it has seen."""
 
-    def __init__(self, ask: Ask, num_layers: int, rows: npt.NDArray[np.int64] | None) -> None:
+    def __init__(self, ask: Ask, num_layers: int, window: Window) -> None:
         self.layers = frozenset(range(num_layers) if ask.layers == "all" else ask.layers)
         self.observe = ask.observe
-        self.rows = rows
+        self.window = window
+        self.rows = ask.rows(window) if ask.rows else None
         self.seen: dict[int, Columns] = {}
 
     def show(self, attention: "LayerAttention", shown: npt.NDArray[np.int64] | None) -> None:
@@ -70,7 +71,7 @@ class _Layers:
             place = self.rows if shown is None else np.searchsorted(shown, self.rows)
             chosen = torch.from_numpy(place).to(attention.q.device)
             attention = attention._replace(q=attention.q[:, chosen], positions=attention.positions[chosen])
-        self.seen[attention.layer] = self.observe(attention)
+        self.seen[attention.layer] = self.observe(attention._replace(window=self.window))
 
 
 def _visit(asked: Sequence[_Layers], model: "Model") -> "tuple[list[int], Visit, torch.Tensor | None]":

@@ -290,7 +290,7 @@ def estimate(job: Job, units: Sequence[WorkUnit], device: str, sample: int = 3) 
     model, seconds = job.load_model(device), 0.0
     if windows:
         # a scorer that needs a pilot has none yet, and costs little once it has; the first call warms up
-        scorers = [scorer for scorer in job.scorers if not isinstance(scorer, PilotScorer)]
+        scorers = [s for s in job.scorers if not (isinstance(s, PilotScorer) and s.pilot_windows())]
         measure_windows(scorers, model, windows[:1])
         begin = time.perf_counter()
         measure_windows(scorers, model, windows[:1])
