@@ -69,36 +69,39 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 def inclusion(sizes: Floats, costs: Floats, budget: float) -> Floats:
     """Probabilities [N, H] in proportion to ``sizes`` [N, H], none above 1, of expected cost ``budget``.
 
-    ``costs`` [N] are those of a row of any head. All are 1 if the budget covers them all.
+    ``costs`` [N] are those of a row of any head. A row of size 0 has probability 0; all others have 1 if the budget
+    covers them.
     """
     every = np.broadcast_to(costs[:, None], sizes.shape)
     certain = np.zeros(sizes.shape, dtype=bool)
-    while True:
-        left = budget - every[certain].sum()
-        scale = left / max(float((sizes * every)[~certain].sum()), np.finfo(float).tiny)
+    while budget < every[sizes > 0].sum():
+        rest = float((sizes * every)[~certain].sum())
+        scale = (budget - every[certain].sum()) / rest
         more = ~certain & (sizes * scale >= 1)
         if not more.any():
-            return np.where(certain, 1.0, np.maximum(sizes * scale, 0.0))
+            return np.where(certain, 1.0, sizes * scale)
         certain |= more
+    return (sizes > 0).astype(np.float64)
 
 
 def draw(order: Integers, probability: Floats, random: np.random.Generator) -> Draw:
-    """Draw rows of one head: ``order`` [N] lists them so that neighbours are alike, ``probability`` is [N] by row.
+    """Draw of the rows of one head that ``order`` [N] lists, so that neighbours are alike; ``probability`` is by row.
 
     Strata are stretches of equal expected number of rows, so a row is drawn with about its probability; the exact one,
-    min(1, 2 / N) for a stratum of N rows, is what :func:`estimate` weights by.
+    min(1, 2 / N) for a stratum of N rows, is what :func:`estimate` weights by. All are drawn if all are certain.
     """
-    expected = probability[order].cumsum()
+    wanted = probability[order]
+    if len(order) == 0 or wanted.min() >= 1:
+        return Draw(order, np.arange(len(order)), np.ones(len(order), dtype=np.int64))
+    expected = wanted.cumsum()
     number = max(1, round(float(expected[-1]) / PER_STRATUM))
-    middle = (expected - probability[order] / 2) / expected[-1]
+    middle = (expected - wanted / 2) / expected[-1]
     _, stratum = np.unique((middle * number).astype(np.int64), return_inverse=True)
-    if probability.min() >= 1:
-        stratum = np.zeros(len(order), dtype=np.int64)
     sizes = np.bincount(stratum)
     shuffled = np.lexsort((random.random(len(order)), stratum))
-    place = np.arange(len(order)) - np.repeat(np.concatenate([[0], sizes[:-1].cumsum()]), sizes)
-    chosen = np.ones(len(order), dtype=bool) if probability.min() >= 1 else place < PER_STRATUM
-    return Draw(order[shuffled[chosen]], stratum[shuffled[chosen]], sizes)
+    place = np.arange(len(order)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    chosen = shuffled[place < PER_STRATUM]
+    return Draw(order[chosen], stratum[chosen], sizes)
 
 
 def estimate(drawn: Draw, values: Floats) -> Estimated:

@@ -134,18 +134,43 @@ class LongAttn(PilotScorer):
 
     def ask(self) -> Ask:
         """Queries and keys of the layers."""
-        return Ask(layers=self.layers, observe=self.observe if self.rows is None else self._sampling().measure)
+        return Ask(layers=self.layers, observe=self.observe if self.rows is None else self._observe_some)
+
+    def ask_more(self, found: Columns) -> Ask:
+        """The next draw of rows of one window, of which ``found`` are the columns so far [1, ...]."""
+        assert self.rows is not None, "there are no more rows than all"
+
+        def observe(layer: "LayerAttention") -> Columns:
+            return self._observe_some(layer, self._found(layer.layer, found))
+
+        return Ask(layers=self.layers, observe=observe)
+
+    def _observe_some(self, layer: "LayerAttention", before: sampled.Found | None = None) -> Columns:
+        assert self.rows is not None
+        reach = (self.distances, self.skip_first, self.backend, self._distance)
+        drawing = sampled.Sampling(self.rows, self.seed, *reach, self.pilot)
+        return {name: np.array([value]) for name, value in drawing.measure(layer, before)._asdict().items()}
+
+    def _found(self, layer: int, columns: Columns) -> sampled.Found:
+        """What the columns of one window say of a layer."""
+        keys = [f"l{layer}_d{distance}" for distance in self.distances]
+        sums = {
+            kind: np.stack([np.asarray(columns[f"{kind}_{key}"][0]) for key in keys])
+            for kind in ("s1", "s1sq", "s2", "covariance", "drawn")
+        }
+        return sampled.Found(**sums, pairs=float(columns["pairs"][0]), draws=int(columns["draws"][0]))
 
     def schema(self) -> Schema:
         """Per layer and distance the head means of S1 (sum of p), S1² and S2 (sum of p²); heads apart on request.
 
         Where rows are drawn, ``covariance`` holds that of the three estimates' errors, the upper triangle of a three by
-        three matrix in reading order, and ``pairs`` the share of all pairs that was looked at.
+        three matrix in reading order, ``drawn`` the sums of mass, then of square, over the rows measured, by head;
+        ``pairs`` is the share of all pairs that was looked at, in ``draws`` draws.
         """
         means: Schema = {f"{kind}_{key}": "float64" for key in self._keys() for kind in ("s1", "s1sq", "s2")}
         heads: Schema = {f"heads_{kind}_{key}": "list<float64>" for key in self._keys() for kind in ("s1", "s2")}
-        errors: Schema = {f"covariance_{key}": "list<float64>" for key in self._keys()}
-        errors = {"pairs": "float64", **errors}
+        errors: Schema = {f"{kind}_{key}": "list<float64>" for key in self._keys() for kind in ("covariance", "drawn")}
+        errors = {"pairs": "float64", "draws": "int32", **errors}
         more = errors if self.rows is not None else heads if self.per_head else {}
         return {"num_tokens": "int32", **means, **more}
 
@@ -176,10 +201,11 @@ class LongAttn(PilotScorer):
         columns = {"num_tokens": np.array([len(window.tokens) for window in windows], dtype=np.int32)}
         if self.rows is not None:
             columns["pairs"] = np.mean([seen.layers[layer]["pairs"] for layer in self.layers], axis=0)
+            columns["draws"] = seen.layers[self.layers[0]]["draws"].astype(np.int32)
         for layer in self.layers:
             for d, distance in enumerate(self.distances):
                 if self.rows is not None:
-                    kinds = ("s1", "s1sq", "s2", "covariance")
+                    kinds = ("s1", "s1sq", "s2", "covariance", "drawn")
                     columns |= {f"{kind}_l{layer}_d{distance}": seen.layers[layer][kind][:, d] for kind in kinds}
                     continue
                 s1_BH, s2_BH = (seen.layers[layer][kind][:, :, d] for kind in ("s1", "s2"))
@@ -203,16 +229,25 @@ class LongAttn(PilotScorer):
         """Variance of the score's error, where rows are drawn; the scales of its parts are taken as known."""
         if self.rows is None:
             return None
+        of_ds, of_both, of_du = self.errors()
+        ds, du = (unit(part, self._rule) for part in (self.strength(self._distance), self.uniformity(self._distance)))
+        return of_ds / (ds * ds) + 2 * self.alpha * of_both / (ds * du) + self.alpha**2 * of_du / (du * du)
+
+    def errors(self) -> tuple[Expression, Expression, Expression]:
+        """Variance of DS's error, covariance of DS's and DU's, variance of DU's, where rows are drawn."""
         cells, lost = self._cells(self._distance)
-        rule = self._rule
-        per_s1 = Constant(1.0) / (unit(self.strength(self._distance), rule) * self._length)
-        per_s2 = Constant(-self.alpha) / (unit(self.uniformity(self._distance), rule) * (cells - lost))
-        slopes = (per_s1, -per_s2 / cells, per_s2)
+        # what a unit of S1, S1² and S2 adds
+        ds, du = (1 / self._length, 0.0, 0.0), (0.0, 1 / cells / (cells - lost), -1 / (cells - lost))
+        return self._spread(ds, ds), self._spread(ds, du), self._spread(du, du)
+
+    def _spread(self, one: Sequence[float], other: Sequence[float]) -> Expression:
+        """Covariance of the errors of two sums of S1, S1² and S2; layers' errors are independent."""
         total: Expression = Constant(0.0)
         for layer in self.layers:
             name = f"covariance_l{layer}_d{self._distance}"
             for place, (a, b) in enumerate(zip(*np.triu_indices(3), strict=True)):
-                total = total + (1.0 if a == b else 2.0) * slopes[a] * slopes[b] * column(name, place)
+                slope = one[a] * other[b] if a == b else one[a] * other[b] + one[b] * other[a]
+                total = total + slope * column(name, place)
         return total / float(len(self.layers) ** 2)
 
     def readings(self) -> Mapping[str, Expression]:
@@ -259,11 +294,6 @@ class LongAttn(PilotScorer):
 
     def _keys(self) -> list[str]:
         return [f"l{layer}_d{distance}" for layer in self.layers for distance in self.distances]
-
-    def _sampling(self) -> sampled.Sampling:
-        assert self.rows is not None, "all rows are measured"
-        reach = (self.distances, self.skip_first, self.backend, self._distance)
-        return sampled.Sampling(self.rows, self.seed, *reach, self.pilot)
 
     def _check_rows(self) -> None:
         if self.rows is None:
