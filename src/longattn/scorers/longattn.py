@@ -121,7 +121,7 @@ class LongAttn(PilotScorer):
         return Ask(layers=self.layers, observe=self._every_row)
 
     def _every_row(self, layer: "LayerAttention") -> Columns:
-        return {"rows": sampled.every_row(layer, self.distances, self.skip_first, self.backend)}
+        return sampled.every_row(layer, self.distances, self.skip_first, self.backend)
 
     def fit(self, windows: Sequence[Window], seen: Sequence[Seen]) -> dict[str, npt.NDArray]:
         """Predictions of a row's moments by token and position (:class:`longattn.sampling.Prediction`), per layer."""

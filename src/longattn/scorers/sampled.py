@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from longattn import sampling
 from longattn.records import Window
-from longattn.scorers.base import Seen
+from longattn.scorers.base import Columns, Seen
 from longattn.settings import Backend
 
 if TYPE_CHECKING:
@@ -159,10 +159,11 @@ class Sampling:
         return values
 
 
-def every_row(
-    layer: "LayerAttention", distances: Sequence[int], skip_first: int, backend: Backend
-) -> npt.NDArray[np.float32]:
-    """Mass, then square, at every distance, of every row and head: [1, T, H, 2 D]."""
+def every_row(layer: "LayerAttention", distances: Sequence[int], skip_first: int, backend: Backend) -> Columns:
+    """``rows``: mass, then square, at every distance, of every row and head, float32 [1, T, H, 2 D].
+
+    ``totals``: their sums over the rows, float64 [1, H, 2 D].
+    """
     import torch
 
     from longattn.attention import row_moments
@@ -176,8 +177,8 @@ def every_row(
         scale=layer.scale,
         backend=backend,
     )
-    values = torch.cat([moments.mass, moments.square], dim=-1).transpose(1, 2)
-    return values.float().cpu().numpy()
+    values = torch.cat([moments.mass, moments.square], dim=-1).transpose(1, 2).cpu().numpy()
+    return {"rows": values.astype(np.float32), "totals": values.sum(axis=1)}
 
 
 def fit(
@@ -197,12 +198,13 @@ def fit(
     tables: dict[str, npt.NDArray] = {}
     for layer in layers:
         values = np.concatenate([one.layers[layer]["rows"] for one in seen])
-        s1, s2 = (values[..., v].sum(axis=1, dtype=np.float64) for v in (d, D + d))
+        totals = np.concatenate([one.layers[layer]["totals"] for one in seen])
         influence = np.zeros(values.shape[2:])
-        influence[:, d], influence[:, D + d] = sampling.influence(s1, s2, sources, cells, PILOT_ALPHA)
+        influence[:, d], influence[:, D + d] = sampling.influence(
+            totals[..., d], totals[..., D + d], sources, cells, PILOT_ALPHA
+        )
         prediction = sampling.fit(tokens, values, influence, distance + skip_first)
         # the sample's own windows are known in full, and need not be measured again
-        totals = values.sum(axis=1, dtype=np.float64)
         tables |= {f"{layer}.window_totals": totals, f"{layer}.window_ids": _as_bytes([w.id for w in windows])}
         tables |= {f"{layer}.{name}": np.ascontiguousarray(table) for name, table in prediction.arrays().items()}
     return tables
