@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from longattn.asking import look
-from longattn.expressions import columns_of, evaluate
+from longattn.expressions import Expression, columns_of, evaluate
 from longattn.measuring import Job, cut_unit, package_versions, scorer_rows
 from longattn.records import WorkUnit
 from longattn.scorers import LongAttn
@@ -147,7 +146,7 @@ def refine(
     check(scorer, rule)
     base, stale, model, rounds = table, None, None, 0
     while True:
-        rows = _Rows(table, [unit.id for unit in units], choose(table), scorer, rule)
+        rows = _read(table, [unit.id for unit in units], choose(table), scorer, rule)
         if stale is not None:
             shutil.rmtree(stale.folder)
         standings = list(rows.standings())
@@ -182,29 +181,25 @@ def check(scorer: LongAttn, rule: Selecting) -> None:
         raise ValueError("refine needs a budget (share, tokens or count) and the score of longattn alone")
 
 
-class _Rows:
-    """The measured windows beside what was selected of them."""
+class Rows:
+    """The measured windows beside what was selected of them.
+
+    ``measured`` are the scorer's columns, ``selection`` those of the selection file, for the same windows in one order.
+    """
 
     def __init__(
-        self, table: Table, units: Sequence[str], selection: pa.Table, scorer: LongAttn, rule: Selecting
+        self,
+        measured: Mapping[str, npt.NDArray],
+        selection: Mapping[str, npt.NDArray],
+        scorer: LongAttn,
+        rule: Selecting,
     ) -> None:
-        ds, du = (scorer.readings()[name] for name in ("ds", "du"))
-        parts = dict(zip(("ds", "du", "v_ds", "both", "v_du"), (ds, du, *scorer.errors()), strict=True))
-        names = sorted({column.name for part in parts.values() for column in columns_of(part)})
-        done = [unit for unit in units if table.receipt(unit)]
-        measured = pa.concat_tables(table.read(done, ["window_id", "pairs", *names]))
-        place = pc.index_in(selection["window_id"], measured["window_id"].combine_chunks())
-        measured = measured.take(place)
-        arrays = {name: _array(measured[name]) for name in names}
-        values = {name: evaluate(part, arrays) for name, part in parts.items()}
-        self.spent = float(np.mean(_array(measured["pairs"])))
-        self.ids = np.array(selection["window_id"].to_pylist(), dtype=object)
-        self.source = np.array(selection["source"].to_pylist(), dtype=object)
-        self.reason = np.array(selection["reason"].to_pylist(), dtype=object)
-        self.score = _array(selection["score"])
-        self.error = _array(selection["score_se"])
-        self._spans = (selection["doc_id"].to_pylist(), _array(selection["start"]), _array(selection["num_tokens"]))
+        self.ids, self.source, self.reason = (selection[name] for name in ("window_id", "source", "reason"))
+        self.score, self.error = selection["score"], selection["score_se"]
+        self.spent = float(np.mean(measured["pairs"]))
+        self._spans = (selection["doc_id"], selection["start"], selection["num_tokens"])
         self._rule = rule
+        values = {name: evaluate(part, measured) for name, part in _parts(scorer).items()}
         self._tilts(values, scorer.alpha, np.isfinite(self.score))
 
     def _tilts(self, values: Mapping[str, Floats], alpha: float, scored: Flags) -> None:
@@ -235,7 +230,7 @@ class _Rows:
             yield places, Standing(competes, *numbers, reason == "kept", leverage, bias)
 
     def overlaps(self) -> list[tuple[npt.NDArray[np.int64], float]]:
-        """Pairs of which one gave way to the other near or above the cut, and the probability that it should not have."""
+        """Pairs of which one gave way to the other, near or above the cut, and the probability that it was wrong to."""
         documents, start, length = self._spans
         lowest = {
             s: self.score[(self.source == s) & (self.reason == "kept")].min(initial=np.inf) for s in set(self.source)
@@ -259,10 +254,31 @@ class _Rows:
         return pairs
 
 
+def _parts(scorer: LongAttn) -> dict[str, Expression]:
+    """DS and DU, and how their errors vary."""
+    ds, du = (scorer.readings()[name] for name in ("ds", "du"))
+    return dict(zip(("ds", "du", "v_ds", "both", "v_du"), (ds, du, *scorer.errors()), strict=True))
+
+
+def _read(table: Table, units: Sequence[str], selection: pa.Table, scorer: LongAttn, rule: Selecting) -> Rows:
+    """The rows of a table beside those of a selection that was made by it."""
+    names = sorted({column.name for part in _parts(scorer).values() for column in columns_of(part)} | {"pairs"})
+    done = [unit for unit in units if table.receipt(unit)]
+    rows = pa.concat_tables(table.read(done, ["window_id", *names]))
+    place = {one: number for number, one in enumerate(rows["window_id"].to_pylist())}
+    rows = rows.take([place[one] for one in selection["window_id"].to_pylist()])
+    chosen = ("window_id", "source", "reason", "score", "score_se", "doc_id", "start", "num_tokens")
+    return Rows(
+        {name: _array(rows[name]) for name in names}, {name: _array(selection[name]) for name in chosen}, scorer, rule
+    )
+
+
 def _array(column: pa.ChunkedArray) -> npt.NDArray:
     """A column as an array; a list column as one with a row per window."""
     if pa.types.is_list(column.type):
         return np.stack([np.asarray(row) for row in column.to_pylist()])
+    if pa.types.is_string(column.type):
+        return np.array(column.to_pylist(), dtype=object)
     return column.to_numpy()
 
 
@@ -294,8 +310,8 @@ def _merge(base: Table, table: Table, draws: Table, units: Sequence[str]) -> Tab
         if better.receipt(unit) is not None or (receipt := table.receipt(unit)) is None:
             continue
         rows, new = read_parquet(table.file(unit)), read_parquet(draws.file(unit))
-        place = pc.index_in(rows["window_id"], new["window_id"].combine_chunks()).to_numpy()
+        place = {one: len(rows) + number for number, one in enumerate(new["window_id"].to_pylist())}
+        order = [place.get(one, number) for number, one in enumerate(rows["window_id"].to_pylist())]
         both = pa.concat_tables([rows, new.cast(rows.schema)])
-        order = np.where(np.isnan(place), np.arange(len(rows)), len(rows) + np.nan_to_num(place)).astype(np.int64)
         better.commit(unit, both.take(order), receipt.counts, receipt.versions)
     return better

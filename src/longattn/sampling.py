@@ -116,7 +116,7 @@ def estimate(drawn: Draw, values: Floats) -> Estimated:
 
 def _sums(group: Integers, values: npt.NDArray) -> Floats:
     """Sums of the rows of ``values`` [n, V] by group: [groups, V]."""
-    return np.stack([np.bincount(group, column) for column in values.T], axis=1)
+    return np.stack([np.bincount(group, column) for column in values.T], axis=1).astype(np.float64)
 
 
 @dataclass(frozen=True)

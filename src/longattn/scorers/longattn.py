@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -245,7 +246,7 @@ class LongAttn(PilotScorer):
         total: Expression = Constant(0.0)
         for layer in self.layers:
             name = f"covariance_l{layer}_d{self._distance}"
-            for place, (a, b) in enumerate(zip(*np.triu_indices(3), strict=True)):
+            for place, (a, b) in enumerate(combinations_with_replacement(range(3), 2)):
                 slope = one[a] * other[b] if a == b else one[a] * other[b] + one[b] * other[a]
                 total = total + slope * column(name, place)
         return total / float(len(self.layers) ** 2)

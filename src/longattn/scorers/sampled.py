@@ -118,9 +118,9 @@ class Sampling:
         if prediction is not None:
             order = prediction.order(window.tokens, positions, first)
             sizes = prediction.sizes(window.tokens, positions, first)
-        costs, budget = positions + 1.0, self.rows * heads * length * (length + 1) / 2
-        if isinstance(self.rows, int):
-            costs, budget = np.ones(len(positions)), float(self.rows * heads)
+        by_count = isinstance(self.rows, int)
+        costs = np.ones(len(positions)) if by_count else positions.astype(np.float64) + 1
+        budget = float(self.rows * heads * (1 if by_count else length * (length + 1) / 2))
         measured = np.zeros(sizes.shape, dtype=bool)
         picked: list[sampling.Draw] = []
         for draw in range(draws + 1):
