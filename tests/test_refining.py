@@ -71,14 +71,20 @@ def exact(recipe, tmp_path):
     everything = with_scorer(recipe, distances=(16,))
     verbs.measure(everything, tmp_path / "exact", INLINE)
     verbs.select(everything, tmp_path / "exact")
+    assert "score_se" not in pq.read_schema(tmp_path / "exact" / "selection.parquet").names
     return kept(tmp_path / "exact")
 
 
 def test_refining_ends_with_the_exact_selection(recipe, exact, tmp_path):
     verbs.measure(recipe, tmp_path / "run", INLINE)
     verbs.select(recipe, tmp_path / "run")
+    first = pq.read_table(tmp_path / "run" / "selection.parquet")
+    assert first.column_names[-1] == "score_se"
+    assert 0 < np.mean(first["score_se"].to_numpy())
     found, selection = verbs.refine(recipe, tmp_path / "run", INLINE)
     assert kept(tmp_path / "run") == exact
+    refined = pq.read_table(tmp_path / "run" / "selection.parquet")
+    assert np.mean(refined["score_se"].to_numpy()) < np.mean(first["score_se"].to_numpy())
     assert found.confidence >= 0.95
     assert 0.15 < found.pairs < 1.1
     assert found.rounds >= 1

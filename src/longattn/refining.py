@@ -161,8 +161,8 @@ def refine(
         spent = rows.spent
         done = risk <= 1 - goal.target or not more.any()
         if done or rounds == goal.max_rounds or (goal.max_pairs is not None and spent >= goal.max_pairs):
-            wrong = [(places[one.wrong > 0.01], one) for (places, _), one in zip(standings, found, strict=True)]
-            undecided = sorted({str(rows.ids[place]) for places, _ in wrong for place in places})
+            open_ids = [rows.ids[places[one.wrong > 0.01]] for (places, _), one in zip(standings, found, strict=True)]
+            undecided = sorted({str(one) for ids in open_ids for one in ids})
             return Refinement(max(0.0, 1 - risk), spent, rounds, undecided), table
         model = model or job.load_model(device)
         draws = _draw(job, scorer, units, table, set(rows.ids[more].tolist()), model)

@@ -107,16 +107,16 @@ def draw(order: Integers, probability: Floats, random: np.random.Generator) -> D
 def estimate(drawn: Draw, values: Floats) -> Estimated:
     """Sums over all rows of the head, from ``values`` [n, V] of the rows drawn."""
     number = np.bincount(drawn.stratum)
-    means = _sums(drawn.stratum, values) / number[:, None]
+    means = _sums(drawn.stratum, values, len(drawn.sizes)) / number[:, None]
     apart = values - means[drawn.stratum]
     weight = drawn.sizes**2 * (1 - number / drawn.sizes) / number / np.maximum(number - 1, 1)
     covariance = (apart * weight[drawn.stratum, None]).T @ apart
     return Estimated((drawn.sizes[:, None] * means).sum(axis=0), covariance)
 
 
-def _sums(group: Integers, values: npt.NDArray) -> Floats:
+def _sums(group: Integers, values: npt.NDArray, groups: int) -> Floats:
     """Sums of the rows of ``values`` [n, V] by group: [groups, V]."""
-    return np.stack([np.bincount(group, column) for column in values.T], axis=1).astype(np.float64)
+    return np.stack([np.bincount(group, column, groups) for column in values.T], axis=1).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -257,10 +257,11 @@ def _deviations(
     counts = np.append(np.bincount(column.ravel(), minlength=len(counts) - 1), 0)
     square = np.stack([_within_neighbours(one, tokens) for one, tokens in zip(apart, column, strict=True)]) ** 2
     group = np.digitize(expected, CLASSES)
-    of_class = _sums(group.ravel(), square.reshape(-1, H)) / np.maximum(1, np.bincount(group.ravel()))[:, None]
-    of_class = np.concatenate([of_class, np.zeros((len(CLASSES) + 1 - len(of_class), H))])
+    classes = len(CLASSES) + 1
+    of_class = _sums(group.ravel(), square.reshape(-1, H), classes)
+    of_class /= np.maximum(1, np.bincount(group.ravel(), minlength=classes))[:, None]
     prior = of_class[np.digitize(counts, CLASSES)]
-    sums = np.concatenate([_sums(column.ravel(), square.reshape(-1, H)), np.zeros((1, H))])
+    sums = _sums(column.ravel(), square.reshape(-1, H), len(counts))
     mixed = (sums + NEIGHBOURS * prior) / (counts + NEIGHBOURS)[:, None]
     return np.sqrt(np.where(counts[:, None] < RARE, prior, mixed)).astype(np.float32)
 
