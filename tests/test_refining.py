@@ -80,7 +80,7 @@ def test_refining_ends_with_the_exact_selection(recipe, exact, tmp_path):
     verbs.select(recipe, tmp_path / "run")
     first = pq.read_table(tmp_path / "run" / "selection.parquet")
     assert first.column_names[-1] == "score_se"
-    assert 0 < np.mean(first["score_se"].to_numpy())
+    assert np.mean(first["score_se"].to_numpy()) > 0
     found, selection = verbs.refine(recipe, tmp_path / "run", INLINE)
     assert kept(tmp_path / "run") == exact
     refined = pq.read_table(tmp_path / "run" / "selection.parquet")
