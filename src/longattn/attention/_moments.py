@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from longattn.attention import blocked, reference
+from longattn.attention import blocked, native, reference, triton
 from longattn.settings import Backend
 
 
@@ -23,7 +23,12 @@ class RowMoments(NamedTuple):
 KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "reference": reference.row_moments,
     "blocked": blocked.row_moments,
+    "native": native.row_moments,
+    "triton": triton.row_moments,
 }
+
+SUITS: dict[str, Callable[[Tensor, Tensor], bool]] = {"native": native.suits, "triton": triton.suits}
+"""Whether a kernel answers for queries and keys like these, here."""
 
 
 def row_moments(
@@ -44,17 +49,19 @@ def row_moments(
     rows divided by T is a head's dependency strength (LongAttn paper, Eq. 5), and ``square`` gives its variance.
 
     Inputs may be float64, float32, bfloat16 or float16; the kernel works in at least float32. ``backend="auto"`` is
-    ``blocked``. Raises ``ValueError`` for arguments that do not fit together.
+    ``native`` on a CPU and ``triton`` on a GPU, where they are there and the inputs are not float64, else ``blocked``.
+    Raises ``ValueError`` for arguments that do not fit together, ``RuntimeError`` for a backend that this machine lacks.
 
     >>> q = torch.zeros(1, 3, 1, 2)
     >>> row_moments(q, q, positions=torch.arange(3), distances=[2]).mass.flatten().round(decimals=4).tolist()
     [0.0, 0.0, 0.3333]
     """
     _check(q, k, positions, distances, skip_first, backend)
-    kernel = KERNELS["blocked" if backend == "auto" else backend]
+    if backend == "auto":
+        backend = next((name for name in ("native", "triton") if SUITS[name](q, k)), "blocked")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     with torch.no_grad():
-        mass, square = kernel(q, k, positions.to(q.device), list(distances), skip_first, scale)
+        mass, square = KERNELS[backend](q, k, positions.to(q.device), list(distances), skip_first, scale)
     return RowMoments(mass, square)
 
 
