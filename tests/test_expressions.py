@@ -114,4 +114,4 @@ def test_inner_standardised_parts_come_first():
 
 
 def test_constants_reach_sql_with_all_their_digits():
-    assert to_sql(Constant(0.1 + 0.2), str, str) == "CAST('0.30000000000000004' AS DOUBLE)"
+    assert to_sql(Constant(0.1 + 0.2), str, str, str) == "CAST('0.30000000000000004' AS DOUBLE)"

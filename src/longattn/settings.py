@@ -147,6 +147,24 @@ class Selecting:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refining:
+    """How sure the kept set must be where rows were sampled."""
+
+    confidence: float | None = None
+    """Draw more rows of windows near the cut until the kept set is the exact one with this probability; ``run`` does so
+    only if it is set, ``refine`` takes 0.95."""
+    max_rounds: int = 20
+    """Stop after this many rounds of drawing and selecting, however sure the kept set is."""
+    max_pairs: float | None = None
+    """Begin no further round once this share of the exact cost is spent."""
+
+    @property
+    def target(self) -> float:
+        """The confidence to reach."""
+        return 0.95 if self.confidence is None else self.confidence
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exporting:
     """What the selected windows are written as."""
 

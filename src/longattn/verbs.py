@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from longattn import corpus, engines, measuring, settings
 from longattn.asking import load_model_for
@@ -24,7 +24,11 @@ from longattn.scorers import PilotScorer
 from longattn.tables import RunFolder, Table, durable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from longattn.export import ExportSummary
+    from longattn.refining import Refinement
+    from longattn.scorers import LongAttn
     from longattn.selection import Selection
 
 
@@ -154,8 +158,9 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     planned = [unit.id for unit in run.plan()]
     done = [unit for unit in planned if all(table.receipt(unit) for table in (windows, *weighted.values()))]
     formulas = {
-        name: Formula(table, recipe.scorer(name).score(), recipe.scorer(name).readings())
+        name: Formula(table, scorer.score(), scorer.readings(), scorer.variance_of_score())
         for name, table in weighted.items()
+        for scorer in (recipe.scorer(name),)
     }
     for name in tables.keys() - formulas.keys() - {"documents", "windows"}:
         # a table that no score uses can be named in a condition, and near duplicates need their signatures; one that
@@ -170,8 +175,43 @@ def select(recipe: Recipe, output: Path) -> "Selection":
         selection = replace(selection, notes=(*selection.notes, missing))
     # rejects.jsonl names them all
     facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
-    run.update_manifest(selection=facts, recipe=recipe)
+    # what refining said was said of another selection
+    run.update_manifest(selection=facts, recipe=recipe, refinement=None)
     return selection
+
+
+def refine(recipe: Recipe, output: Path, compute: settings.Compute | None = None) -> "tuple[Refinement, Selection]":
+    """Draw more rows of windows near the cut, and select again, until the kept set is, with the confidence asked for,
+    the one that all rows would give.
+
+    Continues where an earlier attempt stopped. Afterwards the run's table of ``longattn`` is the refined one; measuring
+    again makes it the first one again. Raises :class:`RunError` for a run that was measured with other settings, and
+    ``ValueError`` where all rows were measured or no confidence can be stated.
+    """
+    from longattn import refining
+    from longattn.tables import read_parquet
+
+    job = prepare(replace(recipe, scorers=("longattn",)), output)
+    refining.check(cast("LongAttn", job.scorers[0]), recipe.keep)
+    units = job.run.plan()
+    with job.run.lock():
+        device = engines.devices(compute or settings.Compute())[0]
+        job = with_pilots(job, units, device)
+        scorer = cast("LongAttn", job.scorers[0])
+        _measured(job.run, job.run.manifest().get("tables", {}), "longattn", dict(scorer.measurement()))
+
+        selections: list[Selection] = []
+
+        def choose(table: Table) -> "pa.Table":
+            facts = {"folder": table.folder.name, "settings": table.settings}
+            job.run.update_manifest(tables={**job.run.manifest()["tables"], "longattn": facts})
+            selections.append(select(recipe, output))
+            return read_parquet(output / "selection.parquet")
+
+        begin = job.table(scorer)
+        result, _ = refining.refine(job, scorer, units, begin, device, recipe.keep, recipe.refine, choose)
+        job.run.update_manifest(refinement=result)
+    return result, selections[-1]
 
 
 def _table(run: RunFolder, tables: dict[str, Any], name: str) -> Table:
@@ -265,7 +305,10 @@ def run(
 ) -> RunResult:
     """All of it: plan, cut, measure, select, export, report."""
     ledger = measure(recipe, output, compute, progress)
-    selection = select(recipe, output)
+    if recipe.refine.confidence is None:
+        selection = select(recipe, output)
+    else:
+        _, selection = refine(recipe, output, compute)
     return RunResult(ledger, selection, export_selection(recipe, output), write_report(recipe, output))
 
 
