@@ -87,9 +87,7 @@ class AnyLayer(Model):
         if not 1 <= first < tokens.shape[1]:
             raise ValueError(f"first must be from 1 to {tokens.shape[1] - 1}, the last token, got {first}")
         tokens = self._checked(tokens, layers)
-        masked: dict[int, list[int]] = {}
-        for layer, head in sorted(masked_heads):
-            masked.setdefault(layer, []).append(head)
+        masked = self._by_layer(masked_heads)
         pending = _Pending(set(layers), visit or _ignore, self._place(rows), masked)
         hidden_BTC = self._run(tokens, pending)
         assert hidden_BTC is not None, "nothing ends this forward pass early"
@@ -103,9 +101,21 @@ class AnyLayer(Model):
                 part = slice(start, start + HEAD_ROWS)
                 logits_NV = self.head(hidden_BTC[b, first - 1 : -1][part]).float()
                 target_N1 = window[part, None]
-                log_probs[b, part] = logits_NV.gather(1, target_N1)[:, 0] - logits_NV.logsumexp(1)
+                log_probs[b, part] = logits_NV.log_softmax(1).gather(1, target_N1)[:, 0]
                 hits[b, part] = logits_NV.argmax(1) == target_N1[:, 0]
         return Predictions(log_probs, hits)
+
+    def _by_layer(self, heads: Heads) -> dict[int, list[int]]:
+        """Heads of each layer; ``ValueError`` for one that the model does not have."""
+        depth, width = self.module.config.num_hidden_layers, self.module.config.num_attention_heads
+        found: dict[int, list[int]] = {}
+        for layer, head in sorted(heads):
+            if not (0 <= layer < depth and 0 <= head < width):
+                raise ValueError(
+                    f"heads must be from (0, 0) to ({depth - 1}, {width - 1}), (layer, head), got {(layer, head)}"
+                )
+            found.setdefault(layer, []).append(head)
+        return found
 
     def _place(self, rows: Int[Tensor, " R"] | None) -> Int[Tensor, " R"] | None:
         return None if rows is None else rows.to(self.device)
