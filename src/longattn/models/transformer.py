@@ -34,8 +34,9 @@ from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.first_layer import FAMILIES
 
-HEAD_ROWS = 256
-"""Positions whose logits are held at once."""
+HEAD_ROWS = {"cpu": 96}
+"""Positions whose logits are held at once, 256 unless said otherwise: a processor is faster while they are few enough
+for its caches, and for the allocator to use the same memory again."""
 _INTERFACE = "longattn"
 # arguments of an attention call that do not change what it means, or are checked by themselves
 _HARMLESS = {
@@ -96,9 +97,10 @@ class AnyLayer(Model):
             wanted.new_empty(wanted.shape, dtype=torch.float32),
             torch.empty_like(wanted, dtype=torch.bool),
         )
+        at_once = HEAD_ROWS.get(self.device.type, 256)
         for b, window in enumerate(wanted):
-            for start in range(0, len(window), HEAD_ROWS):
-                part = slice(start, start + HEAD_ROWS)
+            for start in range(0, len(window), at_once):
+                part = slice(start, start + at_once)
                 logits_NV = self.head(hidden_BTC[b, first - 1 : -1][part]).float()
                 target_N1 = window[part, None]
                 log_probs[b, part] = logits_NV.log_softmax(1).gather(1, target_N1)[:, 0]
