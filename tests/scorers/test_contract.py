@@ -24,10 +24,8 @@ def model(tiny_model_folder):
 @pytest.fixture(scope="module")
 def windows():
     random = np.random.default_rng(1)
-    return [
-        Window(f"d{i}", "s", 0, random.integers(0, 256, LENGTH).astype(np.uint32), 0, LENGTH, LENGTH + i)
-        for i in range(4)
-    ]
+    tokens = [*random.integers(0, 256, (4, LENGTH)), np.full(LENGTH, 7)]
+    return [Window(f"d{i}", "s", 0, t.astype(np.uint32), 0, LENGTH, LENGTH + i) for i, t in enumerate(tokens)]
 
 
 @pytest.mark.parametrize("name", sorted(SCORERS))
