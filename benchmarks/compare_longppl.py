@@ -14,9 +14,7 @@ mean weight by more than the tolerance.
 
 import argparse
 import ast
-import datetime
 import importlib
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 import torch
 import transformers
 
+from common import publish
 from longattn import settings
 from longattn.asking import load_model_for
 from longattn.expressions import evaluate
@@ -69,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--step", type=int, default=32, help="tokens that share a beginning of their context")
     parser.add_argument("--model", default="smollm2", help="smollm2, a GGUF file or a checkpoint folder")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="largest relative difference")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     return parser.parse_args()
 
 
@@ -120,15 +120,12 @@ def main() -> int:
         # theirs has a weight for every token but the first; the tokens without a short context weigh 1
         rows.append(("mean weight", weight, float(weights[arguments.context - 1 :].double().mean())))
 
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    print(f"* date: {datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}")
-    print(f"* longattn: {subprocess.run(command, capture_output=True, text=True).stdout.strip()}")
-    print(f"* model: {checkpoint.name} ({checkpoint.hash}), {len(tokens)} tokens")
-    print(f"* torch {torch.__version__}, transformers {transformers.__version__}", end="\n\n")
-    print("| | ours | released | relative difference |", "|---|---|---|---|", sep="\n")
     apart = [0.0 if ours == theirs else abs(ours - theirs) / abs(theirs) for _, ours, theirs in rows]
-    for (name, ours, theirs), difference in zip(rows, apart, strict=True):
-        print(f"| {name} | {ours:.6f} | {theirs:.6f} | {difference:.1e} |")
+    table = [
+        {"what": name, "ours": f"{ours:.6f}", "released": f"{theirs:.6f}", "difference": difference}
+        for (name, ours, theirs), difference in zip(rows, apart, strict=True)
+    ]
+    publish(table, arguments.json, model=checkpoint.hash, length=len(tokens))
     counts = all(ours == theirs for name, ours, theirs in rows if name.startswith("key"))
     agrees = counts and max(apart) <= arguments.tolerance
     print(f"\n{'Agreed' if agrees else 'DIFFERENT'}: allowed {arguments.tolerance:.0e}, and no key token.")

@@ -15,10 +15,8 @@ with our numbers for the same pairs. Ends with status 1 if anything differs by m
 """
 
 import argparse
-import datetime
 import importlib.util
 import random
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -29,6 +27,7 @@ import numpy as np
 import torch
 import transformers
 
+from common import commit, publish
 from longattn import settings
 from longattn.asking import load_model_for, look
 from longattn.expressions import evaluate
@@ -110,13 +109,6 @@ def compare(theirs: Any, model: Model, window: Window, scorer: ProLong, draw: in
     )
 
 
-def commit(folder: Path) -> str:
-    """The commit checked out in a folder, with ``-dirty`` for one that was changed."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
-
-
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -129,6 +121,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="smollm2, a GGUF file or a checkpoint folder")
     parser.add_argument("--text", type=Path, help="UTF-8 text file; default: Python's language reference")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="largest relative difference")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     return parser.parse_args()
 
 
@@ -148,21 +141,26 @@ def main() -> int:
     scorer = ProLong(chunk=arguments.chunk, pairs=None).for_length(length)
     theirs = released(arguments.checkout, checkpoint.tokenizer_file.parent, arguments.chunk, length, scorer.threshold)
     model = load_model_for([scorer.ask()], checkpoint, facts, length, "cpu")
-    print(f"* date: {datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}")
-    print(f"* longattn: {commit(Path(__file__).parent)}, released: {commit(arguments.checkout)}")
-    print(f"* model: {checkpoint.name} ({checkpoint.hash}), {length} tokens in chunks of {arguments.chunk}")
-    print(f"* torch {torch.__version__}, transformers {transformers.__version__}", end="\n\n")
-    print("| window | chunks | pairs | LDS of all pairs, ours | released | LDS of its draw, ours | released |")
-    print("|---|---|---|---|---|---|---|")
-    worst = 0.0
-    for i in range(arguments.windows):
-        tokens = ids[i * length : (i + 1) * length]
-        window = Window("text", "text", i * length, tokens, 0, 0, len(ids))
-        found = compare(theirs, model, window, scorer, arguments.draw, arguments.batch)
-        scores = " | ".join(f"{score:.6f}" for score in (*found.all_pairs, *found.drawn))
-        print(f"| {i} | {found.chunks:.1e} | {found.pairs:.1e} | {scores} |", flush=True)
-        # a number that is none stays one through np.max, and does not agree
-        worst = float(np.max([worst, found.worst()]))
+    windows = [
+        Window("text", "text", start, ids[start : start + length], 0, 0, len(ids))
+        for start in range(0, length * arguments.windows, length)
+    ]
+    found = [compare(theirs, model, window, scorer, arguments.draw, arguments.batch) for window in windows]
+    # a number that is none stays one through np.max, and does not agree
+    worst = float(np.max([one.worst() for one in found]))
+    rows = [
+        {
+            "first_token": window.start,
+            "chunks_apart": one.chunks,
+            "pairs_apart": one.pairs,
+            **dict(zip(("all_pairs_ours", "all_pairs_released"), map("{:.6f}".format, one.all_pairs), strict=True)),
+            **dict(zip(("its_draw_ours", "its_draw_released"), map("{:.6f}".format, one.drawn), strict=True)),
+        }
+        for window, one in zip(windows, found, strict=True)
+    ]
+    publish(
+        rows, arguments.json, released=commit(arguments.checkout), model=checkpoint.hash, length=length, worst=worst
+    )
     agrees = worst <= arguments.tolerance
     verdict = "Agreed" if agrees else "DIFFERENT"
     print(f"\n{verdict}: largest relative difference {worst:.1e}, allowed {arguments.tolerance:.0e}.")

@@ -9,18 +9,13 @@ window, which does not depend on a machine.
 """
 
 import argparse
-import datetime
-import json
-import platform
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from pydoc_data.topics import topics
-from typing import Any
 
 import torch
-import transformers
 
+from common import publish, standard_library
 from longattn import settings
 from longattn.asking import load_model_for, look
 from longattn.measuring import measure_windows
@@ -34,7 +29,7 @@ HEADS = tuple((layer, head) for layer in (10, 15, 20) for head in range(4))
 """Which heads are masked does not change the cost; how many hardly does: 12 of 270 are the paper's 5 %."""
 
 
-def seconds(work: Any) -> float:
+def seconds(work: Callable[[], object]) -> float:
     """Processor seconds that a call takes."""
     begin = time.process_time()
     work()
@@ -69,8 +64,7 @@ def main() -> None:
     torch.set_num_threads(1)
     facts = settings.Model(name=arguments.model, dtype=arguments.dtype)
     checkpoint = resolve(facts)
-    text = "\n\n".join(text for _, text in sorted(topics.items()))
-    tokens = Tokenizer.load(checkpoint.tokenizer_file).encode(text).ids[: arguments.length]
+    tokens = standard_library(Tokenizer.load(checkpoint.tokenizer_file), arguments.length)
     window = Window("text", "text", 0, tokens, 0, 0, len(tokens))
 
     chosen = [SCORERS[name](**({"heads": HEADS} if name == "headmask" else {})) for name in arguments.scorers]
@@ -86,23 +80,17 @@ def main() -> None:
     rounds = [{name: seconds(call) for name, call in work.items()} for _ in range(arguments.rounds)]
     least = {name: min(one[name] for one in rounds) for name in work}
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    about = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit,
-        "machine": f"{platform.machine()}, one thread",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "model": f"{checkpoint.name} ({checkpoint.hash}), {arguments.dtype}",
-        "window": f"{len(tokens)} tokens of the language reference of Python's pydoc",
-    }
-    print(*(f"* {name}: {value}" for name, value in about.items()), sep="\n", end="\n\n")
-    print("| scorer | tokens | time, forward passes | CPU s |", "|---|---|---|---|", sep="\n")
     counts = {PLAIN: 1.0, **{scorer.name: passed(scorer, window) for scorer in scorers}}
-    for name, time_taken in least.items():
-        count = "–" if counts[name] is None else f"{counts[name]:.2f}"
-        print(f"| {name} | {count} | {time_taken / least[PLAIN]:.4f} | {time_taken:.2f} |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({**about, "tokens": counts, "rounds": rounds}, indent=2) + "\n")
+    rows = [
+        {
+            "scorer": name,
+            "tokens": "–" if counts[name] is None else counts[name],
+            "forward_passes": taken / least[PLAIN],
+            "processor_seconds": taken,
+        }
+        for name, taken in least.items()
+    ]
+    publish(rows, arguments.json, model=checkpoint.hash, dtype=arguments.dtype, length=len(tokens), rounds=rounds)
 
 
 if __name__ == "__main__":

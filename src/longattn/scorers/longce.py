@@ -53,11 +53,14 @@ class LongCE(Scorer):
     def for_length(self, length: int) -> "LongCE":
         """The scorer with contexts in tokens.
 
-        Raises ``ValueError`` for a context that is not within the window, and for a gamma or alpha not measured.
+        Raises ``ValueError`` for a context that is not within the window, for a gamma that is no weight, and for a
+        gamma or alpha that is not measured.
         """
         for name, chosen, measured in (("gamma", self.gamma, self.gammas), ("alpha", self.alpha, self.alphas)):
             if chosen not in measured:
                 raise ValueError(f"{name} must be one of the measured {name}s {list(measured)}, got {chosen}")
+        if min(self.gammas) <= 0:
+            raise ValueError(f"gammas must be above 0, got {list(self.gammas)}")
         short = ShortContext.within(length, self.context, self.step)
         return replace(self, context=short.length, step=short.step)
 
