@@ -1,4 +1,4 @@
-"""How much attention lands where: mass on spans of keys, and the key that gets most; no square of the length is held."""
+"""How much attention lands where: mass on spans of keys and each row's top key; no square of the length is held."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -12,6 +12,7 @@ from longattn.scorers.base import (
     TokenScores,
     WholeWindow,
 )
+from longattn.scorers.ladm import LADM
 from longattn.scorers.length import Length
 from longattn.scorers.longattn import LongAttn
 from longattn.scorers.minhash import MinHash
@@ -21,6 +22,7 @@ from longattn.scorers.token_null import TokenNull
 SCORERS: dict[str, type[Scorer]] = {
     scorer.name: scorer
     for scorer in (
+        LADM,
         Length,
         LongAttn,
         MinHash,
@@ -30,6 +32,7 @@ SCORERS: dict[str, type[Scorer]] = {
 }
 
 __all__ = [
+    "LADM",
     "SCORERS",
     "Ask",
     "Columns",
