@@ -35,7 +35,7 @@ def span_mass(
     """
     _check(q, k, limits, edges)
     (B, R, H, _), (_, T, G, _) = q.shape, k.shape
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     working = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
     # float64 does not exist on every device
     wide = working if q.device.type == "mps" else torch.float64
@@ -50,7 +50,7 @@ def span_mass(
                 heads = slice(g * (H // G), (g + 1) * (H // G))
                 for start in range(0, R, rows_per_tile):
                     rows_r = order_R[start : start + rows_per_tile]
-                    q_hrK = (q[b, rows_r, heads].to(working) * scale).transpose(0, 1)
+                    q_hrK = (q[b, rows_r, heads].to(working) * factor).transpose(0, 1)
                     mass_BHRS[b, heads, rows_r] = _tile(q_hrK, k[b, :, g].to(working), limits_R[rows_r], edges, wide)
     return mass_BHRS if wide == torch.float64 else mass_BHRS.cpu().double()
 
