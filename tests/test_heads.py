@@ -151,7 +151,7 @@ def test_what_has_no_room_is_said(tokenizer, haystack):
         retrieval_heads(copier([]), tokenizer, haystack[:100], Needles(lengths=(200,)))
 
 
-def test_the_verb_writes_a_preset_that_names_every_head(tiny_model_folder, tmp_path, monkeypatch, capsys):
+def test_the_verb_writes_a_preset_of_the_heads_that_copy(tiny_model_folder, tmp_path, monkeypatch, capsys):
     """A random model answers nothing, so its answers are counted as right here; scores are then of its real maps."""
     original = heads.copied_share
 
@@ -173,8 +173,9 @@ def test_the_verb_writes_a_preset_that_names_every_head(tiny_model_folder, tmp_p
     shown = capsys.readouterr().out
     assert "      200  1/1  1/1" in shown
     preset = json.loads((tmp_path / "heads.json").read_bytes())
-    assert sorted((layer, head) for layer, head, _ in preset["heads"]) == [(n, h) for n in range(2) for h in range(4)]
-    scores = [score for _, _, score in preset["heads"]]
-    assert scores == sorted(scores, reverse=True)
+    every = {(n, h): score for n, row in enumerate(preset["evidence"]["scores"]) for h, score in enumerate(row)}
+    assert len(every) == 8
+    above = sorted((-score, place) for place, score in every.items() if score > 0.1)
+    assert preset["heads"] == [[*place, -score] for score, place in above]
     assert preset["model"] == resolve(settings.Model(name=str(tiny_model_folder))).hash
     assert preset["evidence"]["needles"]["lengths"] == [150, 200]

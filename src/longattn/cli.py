@@ -243,7 +243,7 @@ def heads(
     Parameters
     ----------
     output
-        The preset, a JSON file: every head as [layer, head, score], best first, and the evidence.
+        The preset, a JSON file: heads above 0.1 as [layer, head, score], best first, and the evidence.
     device
         ``cpu``, ``cuda:0``, ``mps``; ``auto`` takes a GPU where there is one.
     show
@@ -262,8 +262,8 @@ def heads(
     for layer, head, score in found.best()[:show]:
         _say(f"  layer {layer:>3}  head {head:>3}  {score:.3f}")
     strong = int((found.scores > 0.1).sum())
-    _say(f"{strong} of {found.scores.size} heads are above 0.1; half of the prompts agrees with the other half on")
-    _say(f"{found.agreement} of the 10 best -> {output}")
+    _say(f"{strong} of {found.scores.size} heads are above 0.1 -> {output}")
+    _say(f"the 10 best of every other prompt and the 10 best of the rest have {found.agreement} in common")
     return 0
 
 

@@ -15,6 +15,8 @@ from longattn.tokens import Tokenizer
 if TYPE_CHECKING:
     from longattn.models.base import LayerAttention, Model
 
+RETRIEVES = 0.1
+"""A head with a score above this is called a retrieval head (section 2 of the paper)."""
 TOP = 10
 """Heads that are compared between the two halves of the prompts."""
 
@@ -70,7 +72,8 @@ class HeadScores:
     """Mean over the prompts answered right of the share of answer tokens that the head copied."""
     cells: tuple[Cell, ...]
     agreement: int
-    """How many of the ten best heads of the even prompts are among the ten best of the odd ones."""
+    """Of the prompts answered right, how many of the ten best heads of every other one are among the ten best of the
+    rest."""
 
     def best(self) -> list[tuple[int, int, float]]:
         """All heads as (layer, head, score), best first; equal ones in order of layer and head."""
@@ -78,10 +81,11 @@ class HeadScores:
         return [(layer, head, float(self.scores[layer, head])) for layer, head in ranked]
 
     def preset(self, model_hash: str, evidence: Mapping[str, Any]) -> dict[str, Any]:
-        """The scores as a preset that scorers can name."""
+        """A preset that scorers can name: the retrieval heads, best first, and the score of every head beside it."""
+        heads = [place for place in self.best() if place[2] > RETRIEVES]
         cells = [asdict(cell) for cell in self.cells]
-        found = {"cells": cells, "top": TOP, "agreement": self.agreement}
-        return {"model": model_hash, "heads": self.best(), "evidence": {**evidence, **found}}
+        found = {"cells": cells, "agreement": self.agreement, "scores": self.scores.tolist()}
+        return {"model": model_hash, "heads": heads, "evidence": {**evidence, **found}}
 
 
 def retrieval_heads(

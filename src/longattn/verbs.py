@@ -1,6 +1,7 @@
 """The stages of a run as functions: what each command line verb does, for a script or a notebook."""
 
 import json
+import logging
 import os
 import platform
 import shlex
@@ -21,6 +22,7 @@ from longattn.expressions import Constant, evaluate
 from longattn.ledger import balance, rejects
 from longattn.measuring import Job
 from longattn.pilots import with_pilots
+from longattn.presets import read_preset
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
 from longattn.scorers import PilotScorer
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from longattn.heads import HeadScores
     from longattn.selection import Selection
     from longattn.tokens import Tokenizer
+
+log = logging.getLogger(__name__)
 
 HAYSTACK_PROMPTS = 16
 """Prompts of the longest kind that the text for needles has room for, beside each other."""
@@ -53,6 +57,9 @@ def prepare(recipe: Recipe, output: Path) -> Job:
     from longattn.models import resolve
 
     checkpoint = resolve(recipe.model)
+    preset = recipe.settings.longattn.preset if "longattn" in recipe.scorers else None
+    if preset and (found_on := read_preset(preset, ["model"])["model"]) != checkpoint.hash:
+        log.warning("the preset %s was found on model %s, this is model %s", preset, found_on, checkpoint.hash)
     return Job(RunFolder(output), recipe.corpus, recipe.window, recipe.model, checkpoint, recipe.chosen_scorers())
 
 

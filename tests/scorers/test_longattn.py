@@ -1,6 +1,7 @@
 """LongAttn against a direct computation from the attention map, and its golden numbers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,14 @@ import torch
 
 from longattn.errors import PresetError
 from longattn.expressions import evaluate, zscore
+from longattn.models import resolve
 from longattn.models.base import LayerAttention
+from longattn.recipes import Recipe
 from longattn.records import Window
 from longattn.scorers import LongAttn, Seen
 from longattn.scorers.longattn import uniform_moments
+from longattn.settings import Model
+from longattn.verbs import prepare
 
 LENGTH, DISTANCE = 48, 12
 
@@ -186,6 +191,16 @@ def test_a_preset_replaces_what_it_found(tmp_path):
         length=LENGTH,
     )
     assert scorer.measurement()["layers"] == (1, 4)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_preset_of_another_model_is_said(tmp_path, tiny_model_folder, caplog, same):
+    settings = Model(name=str(tiny_model_folder))
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(PRESET | ({"model": resolve(settings).hash} if same else {})))
+    scorers = replace(Recipe().settings, longattn=LongAttn(preset=str(file)))
+    prepare(Recipe(model=settings, settings=scorers), tmp_path / "run")
+    assert ("was found on model 0123456789abcdef" in caplog.text) is not same
 
 
 @pytest.mark.parametrize(
