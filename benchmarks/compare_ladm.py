@@ -32,7 +32,7 @@ import torch
 import transformers
 
 import longattn
-from compare_released import commit
+from common import commit
 from longattn import settings
 from longattn.expressions import evaluate
 from longattn.measuring import measure_windows

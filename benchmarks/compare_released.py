@@ -38,6 +38,7 @@ import torch
 import transformers
 
 import longattn
+from common import commit
 from longattn import settings
 from longattn.expressions import evaluate
 from longattn.measuring import measure_windows
@@ -231,13 +232,6 @@ def fault_table(faults: Sequence[dict[str, Any]]) -> str:
         heads = " ".join(f"{ds:.3f}" for ds in fault["ds"])
         lines.append(f"| {fault['case']} | {fault['ds_mean']:.4f} | {heads} |")
     return "\n".join(lines)
-
-
-def commit(folder: Path) -> str:
-    """The commit checked out in a folder, with ``-dirty`` for one that was changed."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def circumstances(arguments: argparse.Namespace, checkpoint: Checkpoint, facts: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn import corpus, settings
-from longattn.asking import load_model_for, look
+from longattn.asking import batches, load_model_for, look_together
 from longattn.models import Checkpoint
 from longattn.records import Document, Reject, Window, WorkUnit
 from longattn.scorers import Ask, Columns, PilotScorer, Scorer, Seen
@@ -25,7 +25,7 @@ from longattn.windows import cut
 if TYPE_CHECKING:
     from longattn.models.base import Model
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same settings would measure something else than before; part of every table's settings."""
 
 WINDOWS = pa.schema(
@@ -185,19 +185,19 @@ def measure_windows(
 ) -> dict[str, Columns]:
     """The columns of each scorer, by scorer name, from one forward pass per window for all of them.
 
-    Windows go through the model one at a time, so that a window's numbers cannot depend on its neighbours.
-    ``on_window`` is told the tokens of each window when it is done.
+    Windows have no padding and short ones share a forward pass, whose rows do not touch each other; attention is
+    measured a window at a time. ``on_window`` is told the tokens of each window when it is done.
     """
     if not windows:
         return {}
     asking = [(scorer, ask) for scorer in scorers if (ask := scorer.ask())]
     measured: dict[str, list[Columns]] = {scorer.name: [] for scorer, _ in asking}
-    for window in windows:
-        seen = look([ask for _, ask in asking], model, window)
-        for (scorer, _), one in zip(asking, seen, strict=True):
-            measured[scorer.name].append(scorer.measure([window], one))
-        if on_window:
-            on_window(len(window.tokens))
+    for batch in batches(windows):
+        for window, seen in zip(batch, look_together([ask for _, ask in asking], model, batch), strict=True):
+            for (scorer, _), one in zip(asking, seen, strict=True):
+                measured[scorer.name].append(scorer.measure([window], one))
+            if on_window:
+                on_window(len(window.tokens))
     together = {name: _stack(parts) for name, parts in measured.items() if parts}
     others = {s.name: s.measure(windows, Seen()) for s in scorers if s.ask() is None}
     return {**together, **others}
