@@ -13,6 +13,7 @@ from longattn.scorers.base import (
     WholeWindow,
 )
 from longattn.scorers.headmask import HeadMask
+from longattn.scorers.ladm import LADM
 from longattn.scorers.length import Length
 from longattn.scorers.longattn import LongAttn
 from longattn.scorers.longce import LongCE
@@ -28,6 +29,7 @@ SCORERS: dict[str, type[Scorer]] = {
     scorer.name: scorer
     for scorer in (
         HeadMask,
+        LADM,
         Length,
         LongAttn,
         LongCE,
@@ -42,6 +44,7 @@ SCORERS: dict[str, type[Scorer]] = {
 }
 
 __all__ = [
+    "LADM",
     "SCORERS",
     "Ask",
     "Columns",

@@ -1,14 +1,14 @@
 """HeadMask: how much worse a window's tokens are predicted once the model's retrieval heads are masked."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from longattn.errors import PresetError
 from longattn.expressions import Expression, column
+from longattn.presets import read_preset
 from longattn.records import Window
 from longattn.scorers.base import Ask, Columns, Schema, Scorer, Seen, WholeWindow
 
@@ -35,21 +35,22 @@ class HeadMask(Scorer):
     heads: Heads = ()
     """Heads to mask, as pairs of a layer and a head, both 0-based."""
     preset: str | None = None
-    """File of ``longattn heads`` to take the heads from instead: JSON, ``{"heads": [[layer, head, score], ...]}``."""
+    """Take the heads from this file of ``longattn heads`` instead, or from the preset of this name that comes with the
+    package."""
     top: int | None = None
-    """Of the preset's heads, mask this many with the highest scores; None masks all that it lists."""
+    """Mask this many of the preset's heads, those with the highest scores; None masks all that it lists."""
 
     relative_to: Literal["base", "masked", "nothing"] = "base"
     """Divide the change of the loss by the loss of the whole model (Eq. 5), by that of the masked one (Figure 3), or by
     nothing."""
 
     def for_length(self, length: int) -> "HeadMask":
-        """The scorer with its preset's heads. Raises ``ValueError`` for a file that is no preset of heads."""
+        """The scorer with its preset's heads. Raises ``PresetError`` for a preset that is not one of heads."""
         if self.preset is None:
             return self
         if self.heads:
             raise ValueError(f"heads must come from settings or from a preset, got both: {self.heads}, {self.preset}")
-        return replace(self, heads=read_heads(Path(self.preset), self.top), preset=None, top=None)
+        return replace(self, heads=read_heads(self.preset, self.top), preset=None, top=None)
 
     def measurement(self) -> Mapping[str, Any]:
         """The heads, in ascending order."""
@@ -89,15 +90,16 @@ class HeadMask(Scorer):
         return WholeWindow(frozenset(self.heads))
 
 
-def read_heads(preset: Path, top: int | None = None) -> Heads:
+def read_heads(preset: str, top: int | None = None) -> Heads:
     """The heads of a preset, or those ``top`` of them with the highest scores, the first listed first among equals.
 
-    Raises ``ValueError`` for a file that is no preset of heads, or that has fewer than are asked for.
+    Raises ``PresetError`` for a preset that is not one of heads, ``ValueError`` for more heads than it has.
     """
+    listed = read_preset(preset, ["heads"])["heads"]
     try:
-        rows = [(int(layer), int(head), float(score)) for layer, head, score in json.loads(preset.read_text())["heads"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{preset} has no heads as [layer, head, score]: {error}") from error
+        rows = [(int(layer), int(head), float(score)) for layer, head, score in listed]
+    except (ValueError, TypeError) as error:
+        raise PresetError(f"{preset} has no heads as [layer, head, score]: {error}") from error
     if top is not None and not 1 <= top <= len(rows):
         raise ValueError(f"top must be from 1 to {len(rows)}, the heads of {preset}, got {top}")
     ranked = sorted(rows, key=lambda row: -row[2])[:top]
