@@ -56,7 +56,17 @@ def test_select_keeps_the_settings_of_the_run_that_are_not_given(arguments, tmp_
 
 def test_the_command_in_the_report_makes_the_same_recipe(arguments, tmp_path):
     weights = ["--keep.weights.longattn", "1", "--keep.weights.length", "0.5", "--keep.quotas.books", "0.25"]
-    more = ["--scorers", "longattn", "--scorers", "length", "--longattn.per-head", "--longattn.heads", "1", *weights]
+    more = [
+        "--scorers",
+        "longattn",
+        "--scorers",
+        "length",
+        "--longattn.per-head",
+        "--longattn.heads",
+        "0",
+        "1",
+        *weights,
+    ]
     more += ["--write.no-push-private"]
     cli.launch(["run", *arguments, *more])
     before = recorded(tmp_path)

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from cyclopts import App, Parameter
 from longattn import __version__
 from longattn.errors import LongAttnError
 from longattn.recipes import RECIPES, Recipe
-from longattn.settings import Compute, plain
+from longattn.settings import Compute, Corpus, Model, Needles, plain
 
 if TYPE_CHECKING:
     from longattn.engines import Progress
@@ -230,6 +230,55 @@ def score(file: Path, *, recipe: Everything = Recipe(), device: str = "cpu") -> 
     return 0
 
 
+@app.command
+def heads(
+    *inputs: Inputs,
+    output: Annotated[Path, Parameter(name=("--output", "-o"))] = Path("heads.json"),
+    needles: Annotated[Needles, Parameter(group="Needles")] = Needles(),
+    model: Annotated[Model, Parameter(group="Model")] = Model(),
+    corpus: Annotated[Corpus, Parameter(group="Corpus")] = Corpus(),
+    device: str = "auto",
+    show: int = 10,
+) -> int:
+    """Find the heads that fetch from far back, and save them as a preset for scorers.
+
+    A random fact ("The secret code of Marlow is 48213.") is put somewhere into a text, and asked for at its end. A head
+    that attends most to the very token of the fact that is said next has copied it; its score is the share of such
+    tokens, over the prompts that the model answers right. A few heads in a hundred have a score above 0.1, and they are
+    found with few prompts:
+
+        longattn heads books.jsonl --needles.lengths 4096 --needles.lengths 16384 --model.name MODEL
+
+    Without input the text is Python's own documentation. Prompts that the model cannot answer say nothing of its heads:
+    see the table of right answers before you trust a score.
+
+    Parameters
+    ----------
+    output
+        The preset, a JSON file: heads above 0.1 as [layer, head, score], best first, and the evidence.
+    device
+        ``cpu``, ``cuda:0``, ``mps``; ``auto`` takes a GPU where there is one.
+    show
+        How many heads to print.
+    """
+    from longattn import verbs
+
+    total = sum(needles.lengths) * needles.depths * needles.prompts
+    with _steps("asking", total) as advance:
+        found = verbs.heads(replace(corpus, inputs=inputs or corpus.inputs), model, needles, output, device, advance)
+    _say("right answers by length (rows) and place of the fact, from the beginning to the end of the text")
+    for length in needles.lengths:
+        cells = [f"{cell.right}/{cell.prompts}" for cell in found.cells if cell.length == length]
+        _say(f"  {length:>7,}  {'  '.join(cells)}")
+    _say("best heads")
+    for layer, head, score in found.best()[:show]:
+        _say(f"  layer {layer:>3}  head {head:>3}  {score:.3f}")
+    strong = int((found.scores > 0.1).sum())
+    _say(f"{strong} of {found.scores.size} heads are above 0.1 -> {output}")
+    _say(f"the 10 best of every other prompt and the 10 best of the rest have {found.agreement} in common")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: settings from flags, variables, ``--config`` and ``--recipe``; errors as one line."""
     sys.exit(launch(sys.argv[1:] if arguments is None else list(arguments)))
@@ -393,6 +442,29 @@ def _progress() -> "Iterator[Progress]":
             yield bar
     else:
         yield Lines()
+
+
+@contextmanager
+def _steps(doing: str, total: int) -> "Iterator[Callable[[int], None]]":
+    """A function to call with what was done of ``total``: a bar on a terminal, a line every ten seconds elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(doing), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    last, done = time.time(), 0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(doing, total=total)
+
+        def advance(amount: int) -> None:
+            nonlocal last, done
+            done += amount
+            bar.advance(task, amount)
+            if not console.is_terminal and time.time() - last >= 10:
+                last = time.time()
+                _complain(f"{doing}: {100 * done / total:.0f} %")
+
+        yield advance
 
 
 if __name__ == "__main__":

@@ -19,3 +19,7 @@ class ModelError(LongAttnError):
 
 class RunError(LongAttnError):
     """The run folder cannot be used: in use by another process, damaged, or made with other settings."""
+
+
+class PresetError(LongAttnError):
+    """The preset cannot be used: not there, damaged, or of another kind."""

@@ -106,7 +106,8 @@ def _flags(prefix: str, mine: Mapping[str, Any], default: Mapping[str, Any]) -> 
             usual = {} if name in ("keep.weights", "keep.quotas") else usual
             yield from _flags(f"{name}.", value, usual if isinstance(usual, Mapping) else {})
         elif isinstance(value, list):
-            yield from (word for item in value for word in (f"--{name}", str(item)))
+            items = [item if isinstance(item, list) else [item] for item in value]
+            yield from (word for item in items for word in (f"--{name}", *map(str, item)))
         elif isinstance(value, bool):
             stage, _, word = name.rpartition(".")
             yield f"--{name}" if value else f"--{stage}.no-{word}"

@@ -200,9 +200,9 @@ class Rows:
         self._spans = (selection["doc_id"], selection["start"], selection["num_tokens"])
         self._rule = rule
         values = {name: evaluate(part, measured) for name, part in _parts(scorer).items()}
-        self._tilts(values, scorer.alpha, np.isfinite(self.score))
+        self._tilts(values, scorer.weight, np.isfinite(self.score))
 
-    def _tilts(self, values: Mapping[str, Floats], alpha: float, scored: Flags) -> None:
+    def _tilts(self, values: Mapping[str, Floats], weight: float, scored: Flags) -> None:
         """What an error of the scales does to each score, and what each window adds to that error."""
         self.tilt, self.leverage, self.bias = np.zeros(len(scored)), np.zeros(len(scored)), np.zeros(len(scored))
         peers = self.source if self._rule.normalise_over == "source" else np.full(len(scored), "")
@@ -212,7 +212,7 @@ class Rows:
             z = {name: (values[name][here] - values[name][here].mean()) / units[name] for name in units}
             v_ds, v_du = (values[f"v_{name}"][here] / units[name] ** 2 for name in ("ds", "du"))
             both = values["both"][here] / (units["ds"] * units["du"])
-            self.tilt[here] = -alpha * z["du"]
+            self.tilt[here] = -weight * z["du"]
             spread = z["ds"] ** 2 * v_ds + z["du"] ** 2 * v_du - 2 * z["ds"] * z["du"] * both
             self.leverage[here] = np.maximum(spread, 0.0) / here.sum() ** 2
             self.bias[here] = (v_ds.mean() - v_du.mean()) / 2

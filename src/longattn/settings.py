@@ -111,6 +111,20 @@ class Compute:
     """For a first look: begin no further work unit once this many windows are measured; nothing measured is wasted."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Needles:
+    """The prompts that retrieval heads are found with: a random fact somewhere in a text, asked for at its end."""
+
+    lengths: tuple[int, ...] = (512, 1024, 2048, 4096)
+    """Tokens per prompt."""
+    depths: int = 5
+    """Places of the fact in the text, evenly from its beginning to its end."""
+    prompts: int = 4
+    """Prompts for each length and place, each with another fact and another piece of text."""
+    seed: int = 0
+    """Same seed, same text: same prompts."""
+
+
 Backend = Literal["auto", "reference", "blocked", "native", "triton"]
 """Attention kernels; ``auto`` takes ``native`` on a CPU and ``triton`` on a GPU, else ``blocked``; one named runs or
 raises."""

@@ -1,15 +1,19 @@
 """The stages of a run as functions: what each command line verb does, for a script or a notebook."""
 
 import json
+import logging
 import os
 import platform
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from longattn import corpus, engines, measuring, settings
 from longattn.asking import load_model_for
@@ -18,18 +22,26 @@ from longattn.expressions import Constant, evaluate
 from longattn.ledger import balance, rejects
 from longattn.measuring import Job
 from longattn.pilots import with_pilots
+from longattn.presets import read_preset
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
 from longattn.scorers import PilotScorer
-from longattn.tables import RunFolder, Table, durable
+from longattn.tables import RunFolder, Table, durable, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from longattn.export import ExportSummary
+    from longattn.heads import HeadScores
     from longattn.refining import Refinement
     from longattn.scorers import LongAttn
     from longattn.selection import Selection
+    from longattn.tokens import Tokenizer
+
+log = logging.getLogger(__name__)
+
+HAYSTACK_PROMPTS = 16
+"""Prompts of the longest kind that the text for needles has room for, beside each other."""
 
 
 def plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
@@ -49,6 +61,10 @@ def prepare(recipe: Recipe, output: Path) -> Job:
     from longattn.models import resolve
 
     checkpoint = resolve(recipe.model)
+    presets = [getattr(getattr(recipe.settings, name, None), "preset", None) for name in recipe.scorers]
+    for preset in filter(None, presets):
+        if (found_on := read_preset(preset, ["model"])["model"]) != checkpoint.hash:
+            log.warning("the preset %s was found on model %s, this is model %s", preset, found_on, checkpoint.hash)
     return Job(RunFolder(output), recipe.corpus, recipe.window, recipe.model, checkpoint, recipe.chosen_scorers())
 
 
@@ -387,6 +403,56 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
         for i, w in enumerate(windows)
     ]
     return TextScore(num_tokens, rows, dict(scorer.null()))
+
+
+def heads(
+    corpus_settings: settings.Corpus,
+    model: settings.Model,
+    needles: settings.Needles,
+    output: Path,
+    device: str = "auto",
+    on_prompt: Callable[[int], None] | None = None,
+) -> "HeadScores":
+    """Score every head of a model by what it copies from needles in a text, and write the preset ``output``.
+
+    The text is that of the corpus, or this Python's own documentation where no input is named. ``on_prompt`` is told
+    the tokens of each batch of prompts done. Raises ``ValueError`` for a text shorter than the longest prompt.
+    """
+    from longattn.heads import haystack_hash, retrieval_heads
+    from longattn.models import load_model, resolve
+    from longattn.tokens import Tokenizer
+
+    checkpoint = resolve(model)
+    tokenizer = Tokenizer.load(checkpoint.tokenizer_file)
+    haystack = _haystack(corpus_settings, tokenizer, max(needles.lengths))
+    place = engines.devices(settings.Compute(devices=(device,)))[0]
+    loaded = load_model(checkpoint, model, layers="all", window=max(needles.lengths), predicts=True, device=place)
+    found = retrieval_heads(loaded, tokenizer, haystack, needles, on_prompt)
+    facts = {"needles": needles, "text": haystack_hash(haystack), "versions": measuring.package_versions()}
+    write_json(output, found.preset(checkpoint.hash, settings.plain(facts)))
+    return found
+
+
+def _haystack(corpus_settings: settings.Corpus, tokenizer: "Tokenizer", length: int) -> npt.NDArray[np.uint32]:
+    """Tokens of documents, one after another, for prompts of up to ``length``: enough for pieces to differ."""
+    pieces: list[npt.NDArray[np.uint32]] = []
+    for text in _texts(corpus_settings):
+        # no single document is all there is
+        pieces.append(tokenizer.encode(text).ids[:length])
+        if sum(map(len, pieces)) >= HAYSTACK_PROMPTS * length:
+            break
+    return np.concatenate(pieces) if pieces else np.empty(0, np.uint32)
+
+
+def _texts(corpus_settings: settings.Corpus) -> Iterator[str]:
+    """The texts of a corpus, in the order of the input; this Python's own documentation for one without inputs."""
+    if not corpus_settings.inputs:
+        from pydoc_data.topics import topics
+
+        yield from (text for _, text in sorted(topics.items()))
+        return
+    for unit in corpus.list_units(corpus_settings):
+        yield from (record.text for record in corpus.read_unit(unit, corpus_settings) if isinstance(record, Document))
 
 
 def verify(output: Path) -> Iterator[str]:

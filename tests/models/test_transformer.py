@@ -1,5 +1,7 @@
 """Any layer of any causal language model, against the attention maps that ``transformers`` itself computes."""
 
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -184,7 +186,7 @@ def test_dynamic_scaling_takes_windows_of_one_length(make_folder):
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt2", "gpt_neox", "opt", "phi3", "olmo2", "mixtral"])
 @pytest.mark.parametrize("first", [1, 7, 23])
 def test_predictions_are_those_of_the_models_own_logits(make_folder, model_type, first, monkeypatch):
-    monkeypatch.setattr(transformer, "HEAD_ROWS", 5)
+    monkeypatch.setitem(transformer.HEAD_ROWS, "cpu", 5)
     folder = make_folder(model_type, **READABLE[model_type])
     tokens = tokens_like((2, 24))
     seen: list[LayerAttention] = []
@@ -217,6 +219,13 @@ def test_masked_heads_attend_to_all_keys_alike(make_folder):
         model.module.layers[layer].self_attn.q_proj.weight.data[head * size : (head + 1) * size] = 0
     torch.testing.assert_close(found, model.predictions(tokens).log_probs, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, load(folder, (), predicts=True).predictions(tokens).log_probs, atol=1e-2)
+
+
+@pytest.mark.parametrize("head", [(3, 0), (0, 99), (-1, 0), (0, -1)])
+def test_masking_a_head_that_is_not_there_is_refused(make_folder, head):
+    model = load(make_folder("llama"), (), predicts=True)
+    with pytest.raises(ValueError, match=re.escape(f"(layer, head), got {head}")):
+        model.predictions(tokens_like((1, 8)), masked_heads=frozenset({head}))
 
 
 def test_a_model_without_its_head_predicts_nothing(make_folder):

@@ -1,14 +1,22 @@
 """LongAttn against a direct computation from the attention map, and its golden numbers."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from longattn.expressions import evaluate
+from longattn.errors import PresetError
+from longattn.expressions import evaluate, zscore
+from longattn.models import resolve
 from longattn.models.base import LayerAttention
+from longattn.recipes import Recipe
 from longattn.records import Window
 from longattn.scorers import LongAttn, Seen
 from longattn.scorers.longattn import uniform_moments
+from longattn.settings import Model
+from longattn.verbs import prepare
 
 LENGTH, DISTANCE = 48, 12
 
@@ -81,7 +89,7 @@ def test_the_paper_adds_z_scores_and_the_released_code_rescales_to_one(seen):
 def test_a_head_set_is_chosen_after_measuring(seen):
     measured = LongAttn(per_head=True).for_length(LENGTH)
     columns = table(measured, seen)
-    chosen = LongAttn(per_head=True, heads=(1, 3)).for_length(LENGTH)
+    chosen = LongAttn(per_head=True, heads=((0, 1), (0, 3))).for_length(LENGTH)
     assert chosen.measurement() == measured.measurement()
     strength, variance = direct([attention_map(a.q, a.k, a.scale)[[1, 3]] for a in seen], "block")
     assert evaluate(chosen.readings()["ds"], columns) == pytest.approx(strength, rel=1e-5)
@@ -122,4 +130,91 @@ def test_distances_that_cannot_be_measured_are_named(change, message):
 
 def test_choosing_heads_needs_heads():
     with pytest.raises(ValueError, match="per_head=True"):
-        LongAttn(heads=(0,)).for_length(LENGTH).readings()
+        LongAttn(heads=((0, 0),)).for_length(LENGTH).readings()
+
+
+def test_heads_of_several_layers_are_pairs(seen):
+    """Two layers that show different maps: head 1 of the first and head 2 of the second are averaged, no others."""
+    scorer = LongAttn(layers=(2, 5), per_head=True, heads=((2, 1), (5, 2))).for_length(LENGTH)
+    window = Window("d", "s", 0, np.zeros(LENGTH, np.uint32), 0, LENGTH, LENGTH)
+    columns = scorer.measure([window], Seen({2: scorer.observe(seen[0]), 5: scorer.observe(seen[1])}))
+    maps = [np.stack([attention_map(a.q, a.k, a.scale)[head] for a, head in zip(seen[:2], (1, 2), strict=True)])]
+    strength, variance = direct(maps, "block")
+    assert evaluate(scorer.readings()["ds"], columns) == pytest.approx(strength, rel=1e-5)
+    assert evaluate(scorer.readings()["du"], columns) == pytest.approx(-variance, rel=1e-4)
+
+
+def test_heads_of_a_layer_that_is_not_measured_are_named():
+    with pytest.raises(ValueError, match=r"measured layers \[2\], got \(0, 1\)"):
+        LongAttn(layers=(2,), per_head=True, heads=((2, 0), (0, 1))).for_length(LENGTH)
+
+
+def test_the_sign_of_the_variance_is_chosen_after_measuring(seen):
+    columns = table(LongAttn().for_length(LENGTH), seen)
+    strength = evaluate(zscore(LongAttn().for_length(LENGTH).readings()["ds"]), columns)
+    paper, other = (LongAttn(spread=sign).for_length(LENGTH) for sign in (-1, 1))
+    assert other.measurement() == paper.measurement()
+    # z(DS) + z(DU)/2 and z(DS) - z(DU)/2 have z(DS) halfway between them
+    both = [evaluate(scorer.score(), columns) for scorer in (paper, other)]
+    assert (both[0] + both[1]) / 2 == pytest.approx(strength, abs=1e-12)
+    assert not np.allclose(*both)
+
+
+PRESET = {
+    "model": "0123456789abcdef",
+    "layers": [1, 4],
+    "heads": [[1, 0], [4, 3]],
+    "distances": [5, "1/4", "1/2"],
+    "distance": "1/4",
+    "skip_first": 2,
+    "spread": 1,
+    "alpha": 0.25,
+    "evidence": {},
+}
+
+
+def test_a_preset_replaces_what_it_found(tmp_path):
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(PRESET))
+    scorer = LongAttn(preset=str(file), layers=(7,), convention="released").for_length(LENGTH)
+    assert scorer == LongAttn(
+        preset=str(file),
+        layers=(1, 4),
+        heads=((1, 0), (4, 3)),
+        per_head=True,
+        distances=(5, 12, 24),
+        distance=12,
+        skip_first=2,
+        spread=1,
+        alpha=0.25,
+        convention="released",
+        length=LENGTH,
+    )
+    assert scorer.measurement()["layers"] == (1, 4)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_preset_of_another_model_is_said(tmp_path, tiny_model_folder, caplog, same):
+    settings = Model(name=str(tiny_model_folder))
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(PRESET | ({"model": resolve(settings).hash} if same else {})))
+    scorers = replace(Recipe().settings, longattn=LongAttn(preset=str(file)))
+    prepare(Recipe(model=settings, settings=scorers), tmp_path / "run")
+    assert ("was found on model 0123456789abcdef" in caplog.text) is not same
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no preset"),
+        ("layers: 1", "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ('{"heads": [[0, 1, 0.5]]}', "has no layers, distances, distance, skip_first, spread, alpha"),
+    ],
+)
+def test_what_is_no_preset_is_said(tmp_path, content, message):
+    file = tmp_path / "found.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(PresetError, match=message):
+        LongAttn(preset=str(file)).for_length(LENGTH)

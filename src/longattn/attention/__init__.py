@@ -1,9 +1,10 @@
-"""First and second moments of causal attention rows at a distance, by several kernels behind one signature.
+"""Causal attention without the attention map: moments of far attention, mass on spans of keys, the top key.
 
 Letters in shapes: B windows, R query rows, T keys, H query heads, G key heads (H is a multiple of G), K head size,
-D distances.
+D distances, S spans of keys.
 """
 
 from longattn.attention._moments import RowMoments, cpu_kernel, row_moments
+from longattn.attention.spans import span_mass, top_keys
 
-__all__ = ["RowMoments", "cpu_kernel", "row_moments"]
+__all__ = ["RowMoments", "cpu_kernel", "row_moments", "span_mass", "top_keys"]

@@ -88,7 +88,7 @@ class Model(ABC):
 
         ``masked_heads`` attend to all their keys alike, so that they tell nothing of the content. ``visit`` is called
         for ``layers`` as in :meth:`queries_and_keys`. Raises ``ValueError`` for a model that was loaded without its
-        head, and for ``first`` outside [1, T).
+        head, for ``first`` outside [1, T), and for heads that the model does not have.
         """
 
 

@@ -34,8 +34,9 @@ from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.first_layer import FAMILIES
 
-HEAD_ROWS = 256
-"""Positions whose logits are held at once."""
+HEAD_ROWS = {"cpu": 96}
+"""Positions whose logits are held at once, 256 unless said otherwise: a processor is faster while they are few enough
+for its caches, and for the allocator to use the same memory again."""
 _INTERFACE = "longattn"
 # arguments of an attention call that do not change what it means, or are checked by themselves
 _HARMLESS = {
@@ -87,9 +88,7 @@ class AnyLayer(Model):
         if not 1 <= first < tokens.shape[1]:
             raise ValueError(f"first must be from 1 to {tokens.shape[1] - 1}, the last token, got {first}")
         tokens = self._checked(tokens, layers)
-        masked: dict[int, list[int]] = {}
-        for layer, head in sorted(masked_heads):
-            masked.setdefault(layer, []).append(head)
+        masked = self._by_layer(masked_heads)
         pending = _Pending(set(layers), visit or _ignore, self._place(rows), masked)
         hidden_BTC = self._run(tokens, pending)
         assert hidden_BTC is not None, "nothing ends this forward pass early"
@@ -98,14 +97,27 @@ class AnyLayer(Model):
             wanted.new_empty(wanted.shape, dtype=torch.float32),
             torch.empty_like(wanted, dtype=torch.bool),
         )
+        at_once = HEAD_ROWS.get(self.device.type, 256)
         for b, window in enumerate(wanted):
-            for start in range(0, len(window), HEAD_ROWS):
-                part = slice(start, start + HEAD_ROWS)
+            for start in range(0, len(window), at_once):
+                part = slice(start, start + at_once)
                 logits_NV = self.head(hidden_BTC[b, first - 1 : -1][part]).float()
                 target_N1 = window[part, None]
-                log_probs[b, part] = logits_NV.gather(1, target_N1)[:, 0] - logits_NV.logsumexp(1)
+                log_probs[b, part] = logits_NV.log_softmax(1).gather(1, target_N1)[:, 0]
                 hits[b, part] = logits_NV.argmax(1) == target_N1[:, 0]
         return Predictions(log_probs, hits)
+
+    def _by_layer(self, heads: Heads) -> dict[int, list[int]]:
+        """Heads of each layer; ``ValueError`` for one that the model does not have."""
+        depth, width = self.module.config.num_hidden_layers, self.module.config.num_attention_heads
+        found: dict[int, list[int]] = {}
+        for layer, head in sorted(heads):
+            if not (0 <= layer < depth and 0 <= head < width):
+                raise ValueError(
+                    f"heads must be from (0, 0) to ({depth - 1}, {width - 1}), (layer, head), got {(layer, head)}"
+                )
+            found.setdefault(layer, []).append(head)
+        return found
 
     def _place(self, rows: Int[Tensor, " R"] | None) -> Int[Tensor, " R"] | None:
         return None if rows is None else rows.to(self.device)

@@ -12,34 +12,55 @@ from longattn.scorers.base import (
     TokenScores,
     WholeWindow,
 )
+from longattn.scorers.headmask import HeadMask
+from longattn.scorers.ladm import LADM
 from longattn.scorers.length import Length
 from longattn.scorers.longattn import LongAttn
+from longattn.scorers.longce import LongCE
+from longattn.scorers.longfilter import LongFilter
+from longattn.scorers.longwanjuan import LongWanjuan
 from longattn.scorers.minhash import MinHash
+from longattn.scorers.prolong import ProLong
 from longattn.scorers.random import Random
+from longattn.scorers.repetition import Repetition
 from longattn.scorers.token_null import TokenNull
 
 SCORERS: dict[str, type[Scorer]] = {
     scorer.name: scorer
     for scorer in (
+        HeadMask,
+        LADM,
         Length,
         LongAttn,
+        LongCE,
+        LongFilter,
+        LongWanjuan,
         MinHash,
+        ProLong,
         Random,
+        Repetition,
         TokenNull,
     )
 }
 
 __all__ = [
+    "LADM",
     "SCORERS",
     "Ask",
     "Columns",
     "Context",
     "Excerpt",
+    "HeadMask",
     "Length",
     "LongAttn",
+    "LongCE",
+    "LongFilter",
+    "LongWanjuan",
     "MinHash",
     "PilotScorer",
+    "ProLong",
     "Random",
+    "Repetition",
     "Scorer",
     "Seen",
     "ShortContext",

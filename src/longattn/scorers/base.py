@@ -73,6 +73,26 @@ class ShortContext(Context):
     length: int
     step: int
 
+    @classmethod
+    def within(cls, window: int, length: int | None = None, step: int | None = None) -> "ShortContext":
+        """The short context of windows of ``window`` tokens; what is None is filled in so that it is cheap.
+
+        Excerpts are then a quarter of the window long and overlap by a quarter of themselves: L/16 tokens of context
+        at least, L/4 at most, for 5/4 of the window's tokens through the model. This is the stride of Helm et al.
+        (arXiv 2503.09202, 8,192 and 6,144 tokens in windows of 32,768). Raises ``ValueError`` for a context that leaves
+        no token to predict.
+
+        >>> ShortContext.within(32768)
+        ShortContext(length=2048, step=6144)
+        """
+        length = max(1, window // 16) if length is None else length
+        if not 1 <= length < window:
+            raise ValueError(f"context must be from 1 to {window - 1} for windows of {window} tokens, got {length}")
+        step = max(1, window // 4 - length) if step is None else step
+        if step < 1:
+            raise ValueError(f"step must be at least 1, got {step}")
+        return cls(length, step)
+
     def excerpts(self, window: Window) -> Sequence[Excerpt]:
         """One excerpt per ``step`` tokens; none if the window is no longer than the context."""
         starts = range(self.length, len(window.tokens), self.step)
@@ -102,6 +122,16 @@ class Seen:
     """What ``observe`` returned, by layer."""
     predictions: Mapping[Context, Sequence[TokenScores]] = field(default_factory=dict)
     """By context, for each of its excerpts."""
+
+
+def long_and_short(seen: Seen, short: ShortContext) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Log-probabilities of the tokens from number ``short.length`` on, from all before them and from the short context.
+
+    Both in nats, shape [T - short.length]; the ask has to name :class:`WholeWindow` and ``short`` among its contexts.
+    """
+    whole = seen.predictions[WholeWindow()][0].log_probs[short.length - 1 :]
+    parts = [scores.log_probs for scores in seen.predictions[short]]
+    return whole.astype(np.float64), np.concatenate(parts).astype(np.float64)
 
 
 class Scorer(ABC):

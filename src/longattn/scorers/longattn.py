@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longattn.expressions import Constant, Expression, column, mean_of, minmax, unit, zscore
+from longattn.presets import read_preset
 from longattn.records import Window
 from longattn.scorers import sampled
 from longattn.scorers.base import Ask, Columns, PilotScorer, Schema, Seen
@@ -42,8 +44,11 @@ class LongAttn(PilotScorer):
     code departs from the paper twice, and ``convention="released"`` follows it: the variance is over all L² cells of
     the map instead of the (L - k)² of Eq. 6, and both columns are rescaled to [0, 1] instead of z-scored.
 
+    The sign of DU is the paper's. In layers that read the text, a wide spread of far attention goes with intact text,
+    not with noise (LADM multiplies by it): ``spread=+1`` adds z(variance) instead of subtracting it.
+
     ``layers``, ``distances``, ``skip_first``, ``per_head`` and ``rows`` with what follows it are measured; everything
-    else may be changed afterwards.
+    else may be changed afterwards. A ``preset`` sets all of these but the kernel and the rows.
     """
 
     name: ClassVar[str] = "longattn"
@@ -73,21 +78,32 @@ class LongAttn(PilotScorer):
 
     distance: int | None = None
     """The measured distance that the score is read at; None is L/4."""
-    heads: tuple[int, ...] | None = None
-    """Heads to average; None is all. Needs ``per_head``."""
+    heads: tuple[tuple[int, int], ...] | None = None
+    """Heads to average, as pairs of a measured layer and a head, both 0-based (``--longattn.heads 15 3
+    --longattn.heads 21 0``); None is all. Needs ``per_head``."""
     alpha: float = 0.5
     """Weight of distribution uniformity against dependency strength."""
+    spread: Literal[-1, 1] = -1
+    """Sign of the variance in the score: -1 punishes uneven far attention, as the paper does; 1 rewards it."""
     convention: Convention = "paper"
     """Whose definition to follow where paper and released code differ."""
     variance: Variance | None = None
     """Cells that the variance is taken over; None follows the convention (paper: block, released: square)."""
     normalise: Normalisation | None = None
     """How columns are brought to one scale; None follows the convention (paper: zscore, released: minmax)."""
+    preset: str | None = None
+    """Calibrated layers, heads, distances, skip_first, spread and alpha, which replace those given here: a JSON file
+    that ``longattn calibrate`` wrote, or the name of one that comes with the package."""
     length: int | None = None
     """Window length L in tokens; filled in from the run's windows."""
 
     def for_length(self, length: int) -> "LongAttn":
-        """The scorer with distances in tokens. Raises ``ValueError`` for a distance outside [1, L - skip_first)."""
+        """The scorer with its preset's settings and with distances in tokens.
+
+        Raises ``ValueError`` for a distance outside [1, L - skip_first), and for heads of layers that are not measured.
+        """
+        if self.preset is not None and self.length is None:
+            return replace(self, **_preset_settings(self.preset, length)).for_length(length)
         distances = self.distances or tuple(sorted({max(1, length // part) for part in (16, 8, 4, 2)}))
         distance = max(1, length // 4) if self.distance is None else self.distance
         for d in (*distances, distance):
@@ -101,6 +117,8 @@ class LongAttn(PilotScorer):
                 raise ValueError(f"distance must be one of the measured distances {list(distances)}, got {distance}")
             distances = tuple(sorted({*distances, distance}))
         self._check_rows()
+        if strangers := [(layer, head) for layer, head in self.heads or () if layer not in self.layers]:
+            raise ValueError(f"heads must be of the measured layers {list(self.layers)}, got {strangers[0]}")
         return replace(self, length=length, distances=distances, distance=distance)
 
     def measurement(self) -> Mapping[str, Any]:
@@ -221,10 +239,15 @@ class LongAttn(PilotScorer):
         return columns
 
     def score(self) -> Expression:
-        """LDS (Eq. 8)."""
+        """LDS (Eq. 8), with the sign of the variance that ``spread`` asks for."""
         scaled = zscore if self._rule == "zscore" else minmax
         strength, uniformity = self.strength(self._distance), self.uniformity(self._distance)
-        return scaled(strength) + self.alpha * scaled(uniformity)
+        return scaled(strength) + self.weight * scaled(uniformity)
+
+    @property
+    def weight(self) -> float:
+        """What z(DU) is multiplied by in the score: alpha, or minus alpha where spread is to be rewarded."""
+        return -self.spread * self.alpha
 
     def variance_of_score(self) -> Expression | None:
         """Variance of the score's error, where rows are drawn; the scales of its parts are taken as known."""
@@ -232,16 +255,16 @@ class LongAttn(PilotScorer):
             return None
         of_ds, of_both, of_du = self.errors()
         ds, du = (unit(part, self._rule) for part in (self.strength(self._distance), self.uniformity(self._distance)))
-        return of_ds / (ds * ds) + 2 * self.alpha * of_both / (ds * du) + self.alpha**2 * of_du / (du * du)
+        return of_ds / (ds * ds) + 2 * self.weight * of_both / (ds * du) + self.weight**2 * of_du / (du * du)
 
     def errors(self) -> tuple[Expression, Expression, Expression]:
         """Variance of DS's error, covariance of DS's and DU's, variance of DU's, where rows are drawn."""
         cells, lost = self._cells(self._distance)
         # what a unit of S1, S1² and S2 adds
         ds, du = (1 / self._length, 0.0, 0.0), (0.0, 1 / cells / (cells - lost), -1 / (cells - lost))
-        return self._spread(ds, ds), self._spread(ds, du), self._spread(du, du)
+        return self._covariance(ds, ds), self._covariance(ds, du), self._covariance(du, du)
 
-    def _spread(self, one: Sequence[float], other: Sequence[float]) -> Expression:
+    def _covariance(self, one: Sequence[float], other: Sequence[float]) -> Expression:
         """Covariance of the errors of two sums of S1, S1² and S2; layers' errors are independent."""
         total: Expression = Constant(0.0)
         for layer in self.layers:
@@ -275,13 +298,14 @@ class LongAttn(PilotScorer):
 
     def _sums(self, distance: int) -> list[tuple[Expression, Expression, Expression]]:
         """S1, S1² and S2 per layer, or per layer and chosen head."""
-        keys = [f"l{layer}_d{distance}" for layer in self.layers]
         if self.heads is None:
+            keys = [f"l{layer}_d{distance}" for layer in self.layers]
             return [(column(f"s1_{key}"), column(f"s1sq_{key}"), column(f"s2_{key}")) for key in keys]
         if not self.per_head:
             raise ValueError("heads can be chosen only where per_head=True was measured")
         singles = [
-            (column(f"heads_s1_{key}", head), column(f"heads_s2_{key}", head)) for key in keys for head in self.heads
+            (column(f"heads_s1_l{layer}_d{distance}", head), column(f"heads_s2_l{layer}_d{distance}", head))
+            for layer, head in self.heads
         ]
         return [(s1, s1 * s1, s2) for s1, s2 in singles]
 
@@ -321,6 +345,25 @@ class LongAttn(PilotScorer):
     def _distance(self) -> int:
         assert self.distance is not None, "for_length() comes first"
         return self.distance
+
+
+def _preset_settings(preset: str, length: int) -> dict[str, Any]:
+    """Settings by name; a distance is a number of tokens or, as text, a share of the window such as ``1/4``."""
+    found = read_preset(preset, ("layers", "heads", "distances", "distance", "skip_first", "spread", "alpha"))
+
+    def tokens(distance: int | str) -> int:
+        return distance if isinstance(distance, int) else max(1, int(Fraction(distance) * length))
+
+    heads = found["heads"]
+    return {
+        "length": length,
+        "layers": tuple(found["layers"]),
+        "heads": None if heads is None else tuple((layer, head) for layer, head in heads),
+        "per_head": heads is not None,
+        "distances": tuple(tokens(distance) for distance in found["distances"]),
+        "distance": tokens(found["distance"]),
+        **{name: found[name] for name in ("skip_first", "spread", "alpha")},
+    }
 
 
 def _variance(s1: Number, s1sq: Number, s2: Number, cells: float, lost: int) -> Number:
