@@ -59,8 +59,8 @@ class LongAttn(PilotScorer):
     backend: Backend = "auto"
     """Attention kernel; one asked for by name runs or raises. Kernels agree within their tested bound."""
     rows: float | int | None = None
-    """Estimate the sums from some query rows: below 1 a share of the pairs of a query and a key (0.1), from 1 on a number
-    of rows of each head. None measures all. The tables then hold estimates and the variances of their errors."""
+    """Estimate the sums from some query rows: below 1 a share of the pairs of a query and a key (0.1), from 1 on a
+    number of rows of each head. None measures all. The tables then hold estimates and the variances of their errors."""
     seed: int = 0
     """Another seed draws other rows."""
     pilot_sample: int = 64
