@@ -146,8 +146,8 @@ def test_the_variance_of_the_score_is_that_of_its_parts(scorer, model, windows):
 
 
 def test_settings_that_make_no_sense_are_refused():
-    for rows, words in ((1.5, "share"), (0, "at least 1"), (0.0, "share")):
-        with pytest.raises(ValueError, match=words):
+    for rows in (1.5, 0, -0.1):
+        with pytest.raises(ValueError, match="a share in"):
             LongAttn(rows=rows).for_length(LENGTH)
     with pytest.raises(ValueError, match="per_head"):
         LongAttn(rows=0.1, per_head=True).for_length(LENGTH)

@@ -63,9 +63,9 @@ class LongAttn(PilotScorer):
     """Store every head, so that a head set can be chosen at selection; larger tables."""
     backend: Backend = "auto"
     """Attention kernel; one asked for by name runs or raises. Kernels agree within their tested bound."""
-    rows: int | float | None = None
-    """Estimate the sums from some query rows: this many of each head, or this share of the pairs of a query and a key
-    (0.1). None measures all. The tables then hold estimates and the variances of their errors."""
+    rows: float | int | None = None
+    """Estimate the sums from some query rows: below 1 a share of the pairs of a query and a key (0.1), from 1 on a
+    number of rows of each head. None measures all. The tables then hold estimates and the variances of their errors."""
     seed: int = 0
     """Another seed draws other rows."""
     pilot_sample: int = 64
@@ -128,7 +128,12 @@ class LongAttn(PilotScorer):
         if self.rows is None:
             return facts
         # rows are drawn for the distance that the score is read at
-        drawn = {"rows": self.rows, "seed": self.seed, "distance": self.distance, "pilot_sample": self.pilot_sample}
+        drawn = {
+            "rows": float(self.rows),
+            "seed": self.seed,
+            "distance": self.distance,
+            "pilot_sample": self.pilot_sample,
+        }
         return {**facts, **drawn, "pilot": self.pilot_hash}
 
     def pilot_windows(self) -> int:
@@ -325,10 +330,8 @@ class LongAttn(PilotScorer):
             return
         if self.per_head:
             raise ValueError("per_head=True needs every row; leave rows unset")
-        if isinstance(self.rows, float) and not 0 < self.rows < 1:
+        if self.rows <= 0 or (self.rows > 1 and self.rows != int(self.rows)):
             raise ValueError(f"rows must be a share in (0, 1) or a whole number of rows, got {self.rows}")
-        if self.rows < 1 and isinstance(self.rows, int):
-            raise ValueError(f"rows must be at least 1, got {self.rows}")
         if self.pilot_sample < 0:
             raise ValueError(f"pilot_sample must not be negative, got {self.pilot_sample}; 0 does without a pilot")
 

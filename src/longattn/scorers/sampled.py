@@ -59,8 +59,8 @@ class Sampling:
     rest) is unbiased, so its error and theirs are uncorrelated, and the estimates are averaged by their variances.
     """
 
-    rows: int | float
-    """Rows of each head, or a share of all pairs of a query and a key."""
+    rows: float | int
+    """Below 1 a share of all pairs of a query and a key, else rows of each head."""
     seed: int
     distances: tuple[int, ...]
     skip_first: int
@@ -118,7 +118,7 @@ class Sampling:
         if prediction is not None:
             order = prediction.order(window.tokens, positions, first)
             sizes = prediction.sizes(window.tokens, positions, first)
-        by_count = isinstance(self.rows, int)
+        by_count = self.rows >= 1
         costs = np.ones(len(positions)) if by_count else positions.astype(np.float64) + 1
         budget = float(self.rows * heads * (1 if by_count else length * (length + 1) / 2))
         measured = np.zeros(sizes.shape, dtype=bool)
