@@ -1,6 +1,7 @@
 """Row moments on any torch device, a tile of query rows and keys at a time: no square of the length is ever held."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,16 +24,16 @@ def row_moments(
     mass_BHRD, square_BHRD = (q_BRHK.new_empty(B, H, R, len(distances), dtype=wide) for _ in range(2))
     order_R = positions_R.argsort()
     sorted_R = positions_R[order_R]
-    rows_per_tile = max(1, TILE_ELEMENTS // (TILE_KEYS * (H // G)))
+    tiles = list(_tiles(sorted_R, max(1, TILE_ELEMENTS // (TILE_KEYS * (H // G)))))
 
     for b in range(B):
         for g in range(G):
             # queries that share a key head sit side by side, so keys are read once and never copied
             heads = slice(g * (H // G), (g + 1) * (H // G))
             k_TK = k_BTGK[b, :, g].to(working)
-            for start in range(0, R, rows_per_tile):
-                rows_r = order_R[start : start + rows_per_tile]
-                rows = _Rows(sorted_R[start : start + rows_per_tile], distances, skip_first)
+            for tile in tiles:
+                rows_r = order_R[tile]
+                rows = _Rows(sorted_R[tile], distances, skip_first)
                 # base-2 logits: torch's exp2 is several times as fast as its exp
                 q_hrK = (q_BRHK[b, rows_r, heads].to(working) * (scale * math.log2(math.e))).transpose(0, 1)
                 total_hr1, far_hrd, squares_hrd = rows.moments(q_hrK, k_TK, wide)
@@ -41,6 +42,16 @@ def row_moments(
     if wide == torch.float64:
         return mass_BHRD, square_BHRD
     return mass_BHRD.cpu().double(), square_BHRD.cpu().double()
+
+
+def _tiles(sorted_R: Tensor, most: int) -> Iterator[slice]:
+    """Rows to be computed together: at most so many, and so near each other that they look at about the same keys."""
+    beyond_R = torch.searchsorted(sorted_R, sorted_R + TILE_KEYS).tolist()
+    start = 0
+    while start < len(beyond_R):
+        stop = min(start + most, beyond_R[start])
+        yield slice(start, stop)
+        start = stop
 
 
 @dataclass

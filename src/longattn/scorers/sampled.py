@@ -1,6 +1,6 @@
 """LongAttn's sums over a window's rows from some of them: which are measured, and what is known of the rest."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,8 +16,6 @@ from longattn.settings import Backend
 if TYPE_CHECKING:
     from longattn.models.base import LayerAttention
 
-ROWS_AT_ONCE = 64
-"""Rows that go through the kernel together; they are neighbours, so that it looks at few keys that they do not."""
 TINY = float(np.finfo(np.float64).tiny)
 PILOT_ALPHA = 0.5
 """Weight of uniformity that rows are drawn for (the paper's); another one costs precision, no correctness."""
@@ -143,20 +141,17 @@ class Sampling:
         from longattn.attention import row_moments
 
         key_head = head * layer.k.shape[2] // layer.q.shape[2]
-        values = np.empty((len(positions), 2 * len(self.distances)))
-        for part in _neighbours(positions):
-            rows = torch.from_numpy(positions[part]).to(layer.q.device)
-            moments = row_moments(
-                layer.q[:, rows, head : head + 1],
-                layer.k[:, :, key_head : key_head + 1],
-                positions=layer.positions[rows],
-                distances=self.distances,
-                skip_first=self.skip_first,
-                scale=layer.scale,
-                backend=self.backend,
-            )
-            values[part] = torch.cat([moments.mass, moments.square], dim=-1)[0, 0].cpu().numpy()
-        return values
+        rows = torch.from_numpy(positions).to(layer.q.device)
+        moments = row_moments(
+            layer.q[:, rows, head : head + 1],
+            layer.k[:, :, key_head : key_head + 1],
+            positions=layer.positions[rows],
+            distances=self.distances,
+            skip_first=self.skip_first,
+            scale=layer.scale,
+            backend=self.backend,
+        )
+        return torch.cat([moments.mass, moments.square], dim=-1)[0, 0].cpu().numpy()
 
 
 def every_row(layer: "LayerAttention", distances: Sequence[int], skip_first: int, backend: Backend) -> Columns:
@@ -237,13 +232,6 @@ def _as_bytes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
     lines = [text.encode() for text in texts]
     longest = max(len(line) for line in lines)
     return np.stack([np.frombuffer(line.ljust(longest, b"\0"), dtype=np.uint8) for line in lines])
-
-
-def _neighbours(positions: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of the positions in ascending order, some at a time."""
-    order = positions.argsort()
-    for start in range(0, len(order), ROWS_AT_ONCE):
-        yield order[start : start + ROWS_AT_ONCE]
 
 
 def _found(
