@@ -68,12 +68,13 @@ def batches(windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
 
 
 class _Layers:
-    """The layers and rows that one ask wants to see of a window, and what it has seen."""
+    """The layers, rows and spans that one ask wants to see of a window, and what it has seen."""
 
     def __init__(self, ask: Ask, num_layers: int, window: Window) -> None:
         self.layers = frozenset(range(num_layers) if ask.layers == "all" else ask.layers)
         self.observe = ask.observe
         self.rows = ask.rows(window) if ask.rows else None
+        self.edges = ask.edges(window) if ask.edges else ()
         self.seen: dict[int, Columns] = {}
 
     def show(self, attention: "LayerAttention", shown: npt.NDArray[np.int64] | None) -> None:
@@ -86,7 +87,7 @@ class _Layers:
             place = self.rows if shown is None else np.searchsorted(shown, self.rows)
             chosen = torch.from_numpy(place).to(attention.q.device)
             attention = attention._replace(q=attention.q[:, chosen], positions=attention.positions[chosen])
-        self.seen[attention.layer] = self.observe(attention)
+        self.seen[attention.layer] = self.observe(attention._replace(edges=self.edges))
 
 
 def _visit(asked: Sequence[Sequence[_Layers]], model: "Model") -> "tuple[list[int], Visit, torch.Tensor | None]":

@@ -21,6 +21,8 @@ class LayerAttention(NamedTuple):
     scale: float
     positions: Int[Tensor, " R"]
     """Places of the query rows among the keys."""
+    edges: tuple[int, ...] = ()
+    """Where the spans of keys begin that the asking scorer named, and where the last of them ends."""
 
 
 class Predictions(NamedTuple):

@@ -12,6 +12,7 @@ from longattn.scorers.base import (
     TokenScores,
     WholeWindow,
 )
+from longattn.scorers.context_dependency import ContextDependency
 from longattn.scorers.ladm import LADM
 from longattn.scorers.length import Length
 from longattn.scorers.longattn import LongAttn
@@ -22,6 +23,7 @@ from longattn.scorers.token_null import TokenNull
 SCORERS: dict[str, type[Scorer]] = {
     scorer.name: scorer
     for scorer in (
+        ContextDependency,
         LADM,
         Length,
         LongAttn,
@@ -37,6 +39,7 @@ __all__ = [
     "Ask",
     "Columns",
     "Context",
+    "ContextDependency",
     "Excerpt",
     "Length",
     "LongAttn",

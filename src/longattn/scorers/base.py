@@ -90,6 +90,8 @@ class Ask:
     kept of the layer."""
     rows: Callable[[Window], npt.NDArray[np.int64]] | None = None
     """Positions of the queries that ``observe`` is shown; None for all."""
+    edges: Callable[[Window], tuple[int, ...]] | None = None
+    """Ascending positions between which ``observe`` shall see spans of keys, such as the user's messages."""
     contexts: tuple[Context, ...] = ()
     """Contexts that the window's tokens are predicted from."""
 
@@ -113,6 +115,9 @@ class Scorer(ABC):
 
     name: ClassVar[str]
     """Key in ``SCORERS``, name of the table and of the command line's settings."""
+
+    measures: ClassVar[tuple[Literal["windows", "samples"], ...]] = ("windows",)
+    """Whether it is of windows of one length, cut from documents, of samples of messages, or of both."""
 
     def for_length(self, length: int) -> "Scorer":
         """The scorer with settings that depend on the window length in tokens filled in."""
