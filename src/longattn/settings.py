@@ -129,8 +129,9 @@ class Needles:
     """Same seed, same text: same prompts."""
 
 
-Backend = Literal["auto", "reference", "blocked", "triton"]
-"""Attention kernels; ``auto`` is ``triton`` on a GPU that has it, else ``blocked``; one named runs or raises."""
+Backend = Literal["auto", "reference", "blocked", "native", "triton"]
+"""Attention kernels; ``auto`` takes ``native`` on a CPU and ``triton`` on a GPU, else ``blocked``; one named runs or
+raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
