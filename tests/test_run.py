@@ -19,7 +19,8 @@ from longattn import verbs
 from longattn.errors import CorpusError, RunError
 from longattn.ledger import LedgerError, balance
 from longattn.recipes import Recipe
-from longattn.settings import Compute, Corpus, Model, Selecting, Windowing
+from longattn.scorers import ContextDependency
+from longattn.settings import Compute, Corpus, Exporting, Model, Selecting, Windowing
 
 INLINE = Compute(workers=0, devices=("cpu",), threads=1)
 LENGTH = 64
@@ -335,3 +336,44 @@ def test_killed_at_any_moment_the_same_command_finishes_the_same_run(recipe, tmp
         process.wait(timeout=120)
     subprocess.run([*command, "--output", str(disturbed)], check=True, capture_output=True)
     assert (disturbed / "selection.parquet").read_bytes() == (calm / "selection.parquet").read_bytes()
+
+
+def write_samples(file: Path) -> Path:
+    lines = []
+    for n in range(12):
+        said = [("user", text(n, 10 + 3 * n)), ("assistant", text(50 + n, 12))]
+        if n == 11:
+            said.append(("user", text(n, 200)))
+        lines.append({"id": f"s{n}", "messages": [{"role": role, "content": words} for role, words in said]})
+    file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    return file
+
+
+def test_samples_go_through_every_stage_whole(tmp_path, tiny_model_folder):
+    recipe = Recipe(
+        corpus=Corpus(inputs=(str(write_samples(tmp_path / "chat.jsonl")),), messages_field="messages"),
+        window=Windowing(length=LENGTH),
+        model=Model(name=str(tiny_model_folder)),
+        scorers=("context_dependency", "length"),
+        keep=Selecting(weights={"context_dependency": 1.0}, share=0.5),
+    )
+    scorers = replace(recipe.settings, context_dependency=ContextDependency(layer=1))
+    recipe = replace(recipe, settings=scorers, write=Exporting(format="jsonl", carry=("*",)))
+    result = verbs.run(recipe, tmp_path / "run", INLINE)
+    assert result.ledger["windows"] == result.ledger["windowed"] == 11
+    assert result.ledger["rejected.too_long"] == 1
+    [rejected] = (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()
+    assert "more than window.length, 64" in rejected
+    samples = {f"s{n}": f"{text(n, 10 + 3 * n)}\n\n{text(50 + n, 12)}" for n in range(11)}
+    [file] = (tmp_path / "run" / "export" / "data").glob("*.jsonl")
+    exported = [json.loads(line) for line in file.read_text().splitlines()]
+    assert 0 < len(exported) < 11
+    assert all(line["text"] == samples[line["doc_id"]] for line in exported)
+
+
+@pytest.mark.parametrize(("field", "scorer"), [("messages", "longattn"), (None, "context_dependency")])
+def test_scorers_of_windows_measure_no_samples_nor_the_other_way_round(tmp_path, tiny_model_folder, field, scorer):
+    corpus = Corpus(inputs=(str(tmp_path),), messages_field=field)
+    recipe = Recipe(corpus=corpus, model=Model(name=str(tiny_model_folder)), scorers=(scorer,))
+    with pytest.raises(ValueError, match=f"{scorer} does not measure .*; those that do: .*length"):
+        verbs.prepare(recipe, tmp_path / "run")

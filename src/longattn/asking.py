@@ -68,7 +68,7 @@ def batches(windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
 
 
 class _Layers:
-    """The layers and rows that one ask wants to see of a window, and what it has seen."""
+    """The layers, rows and spans that one ask wants to see of a window, and what it has seen."""
 
     def __init__(self, ask: Ask, num_layers: int, window: Window) -> None:
         self.layers = frozenset(range(num_layers) if ask.layers == "all" else ask.layers)

@@ -112,7 +112,7 @@ def retrieval_heads(
     cells = []
     for length in needles.lengths:
         for d, depth in enumerate(np.linspace(0, 1, needles.depths).tolist()):
-            # a prompt is the same whatever else is asked for
+            # a prompt of one text is the same whatever else is asked for
             draws = [np.random.default_rng((needles.seed, length, d, n)) for n in range(needles.prompts)]
             shares = [copied_share(model, make_prompt(draw, tokenizer, haystack, length, depth)) for draw in draws]
             right = [share for share in shares if share is not None]

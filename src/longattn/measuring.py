@@ -155,6 +155,9 @@ def _cut_document(document: Document, length: int, tokenizer: Tokenizer, result:
         tokenized = tokenizer.encode(document.text)
     except ValueError as error:
         return Reject(document.file, document.position, document.line, "untokenizable", str(error))
+    if document.turns and len(tokenized.ids) > length:
+        detail = f"the sample has {len(tokenized.ids)} tokens, more than window.length, {length}"
+        return Reject(document.file, document.position, document.line, "too_long", detail)
     windows = cut(document, tokenized, length)
     status = "windowed" if windows else "too_short"
     result.windows += windows

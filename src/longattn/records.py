@@ -59,8 +59,19 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a sample: who speaks, and from where to where."""
+
+    role: str
+    """As read: ``user``, ``assistant``, ``system``, ``tool``, ..."""
+    start: int
+    """First character in a document's text, first token in a window."""
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """One text to cut, with where it came from."""
+    """One text to cut, or one sample of messages to keep whole, with where it came from."""
 
     id: str
     """The id field of the record, or ``file:position`` (a text file: its name)."""
@@ -74,6 +85,8 @@ class Document:
     """1-based line number counted from the start of the slice; None where the format has no lines."""
     parts: tuple[Part, ...] = ()
     """Boundaries of joined records, empty for a document that was not joined."""
+    turns: tuple[Turn, ...] = ()
+    """Messages of a sample, in characters; empty for a text, which is cut into windows."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The record's other fields, as read."""
 
@@ -109,6 +122,8 @@ class Window:
     """Tokens shared with the window before it in the same document."""
     file: str = ""
     position: int = 0
+    turns: tuple[Turn, ...] = ()
+    """Messages of a sample, in tokens; a token that reaches beyond a message is in none."""
 
     @property
     def id(self) -> str:

@@ -20,6 +20,10 @@ class Corpus:
     names the source of all documents found there."""
     text_field: str = "text"
     """Field that holds the text."""
+    messages_field: str | None = None
+    """Field that holds a list of messages, ``[{"role": ..., "content": ...}, ...]``, in place of a text. Each record is
+    a sample: one window of its own length, its contents joined by ``join_separator`` without a chat template. Samples
+    longer than ``window.length`` are rejected."""
     id_field: str = "id"
     """Field that holds the document's id; where a record lacks it, the id is file and position."""
     source_field: str | None = None

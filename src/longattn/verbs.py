@@ -25,7 +25,7 @@ from longattn.pilots import with_pilots
 from longattn.presets import read_preset
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
-from longattn.scorers import PilotScorer
+from longattn.scorers import SCORERS, PilotScorer
 from longattn.tables import RunFolder, Table, durable, write_json
 
 if TYPE_CHECKING:
@@ -57,9 +57,17 @@ def plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
 
 
 def prepare(recipe: Recipe, output: Path) -> Job:
-    """Look up the model and its tokenizer, and say what to measure; loads no weights."""
+    """Look up the model and its tokenizer, and say what to measure; loads no weights.
+
+    Raises ``ValueError`` for a scorer that does not measure what the corpus holds, windows or samples.
+    """
     from longattn.models import resolve
 
+    kind = "samples" if recipe.corpus.messages_field else "windows"
+    for scorer in recipe.chosen_scorers():
+        if kind not in scorer.measures:
+            others = ", ".join(name for name, one in sorted(SCORERS.items()) if kind in one.measures)
+            raise ValueError(f"{scorer.name} does not measure {kind}; those that do: {others}")
     checkpoint = resolve(recipe.model)
     presets = [getattr(getattr(recipe.settings, name, None), "preset", None) for name in recipe.scorers]
     for preset in filter(None, presets):

@@ -1,6 +1,11 @@
-"""Cut a document's tokens into windows of one length, from both ends inward (LongAttn paper, Algorithm 1)."""
+"""Cut a document's tokens into windows of one length, from both ends inward (LongAttn paper, Algorithm 1).
 
-from longattn.records import Document, Window
+A sample of messages is one window, whatever its length.
+"""
+
+import numpy as np
+
+from longattn.records import Document, Turn, Window
 from longattn.tokens import Tokenized
 
 
@@ -28,7 +33,12 @@ def window_starts(num_tokens: int, length: int) -> list[int]:
 
 
 def cut(document: Document, tokenized: Tokenized, length: int) -> list[Window]:
-    """The windows of a document; each holds a view of the document's token ids, so nothing is copied."""
+    """The windows of a document; each holds a view of the document's token ids, so nothing is copied.
+
+    A sample is one window of its own length, with its messages in tokens.
+    """
+    if document.turns:
+        return [_whole(document, tokenized)]
     windows: list[Window] = []
     end_of_previous = 0
     for start in window_starts(len(tokenized.ids), length):
@@ -48,3 +58,24 @@ def cut(document: Document, tokenized: Tokenized, length: int) -> list[Window]:
         )
         end_of_previous = start + length
     return windows
+
+
+def _whole(document: Document, tokenized: Tokenized) -> Window:
+    """A sample as one window."""
+    turns = []
+    for turn in document.turns:
+        start = int(np.searchsorted(tokenized.char_starts, turn.start, side="left"))
+        stop = int(np.searchsorted(tokenized.char_ends, turn.stop, side="right"))
+        turns.append(Turn(turn.role, start, max(start, stop)))
+    return Window(
+        doc_id=document.id,
+        source=document.source,
+        start=0,
+        tokens=tokenized.ids,
+        char_start=0,
+        char_end=int(tokenized.char_ends[-1]),
+        doc_tokens=len(tokenized.ids),
+        file=document.file,
+        position=document.position,
+        turns=tuple(turns),
+    )

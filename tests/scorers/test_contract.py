@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from longattn import settings
-from longattn.records import Window
+from longattn.records import Turn, Window
 from longattn.scorers import SCORERS, LongAttn
 from longattn.testing import check_scorer
 
 LENGTH = 64
-NEEDED = {"headmask": {"heads": ((0, 1), (1, 3))}}
-"""Settings that have no default which would mean anything."""
+TURNS = (Turn("user", 0, 20), Turn("assistant", 21, 40), Turn("user", 41, 50), Turn("assistant", 51, LENGTH))
+# heads have no default that would mean anything; the tiny model has two layers
+NEEDED = {"headmask": {"heads": ((0, 1), (1, 3))}, "context_dependency": {"layer": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,9 @@ def model(tiny_model_folder):
 def windows():
     random = np.random.default_rng(1)
     tokens = [*random.integers(0, 256, (4, LENGTH)), np.full(LENGTH, 7)]
-    return [Window(f"d{i}", "s", 0, t.astype(np.uint32), 0, LENGTH, LENGTH + i) for i, t in enumerate(tokens)]
+    return [
+        Window(f"d{i}", "s", 0, t.astype(np.uint32), 0, LENGTH, LENGTH + i, turns=TURNS) for i, t in enumerate(tokens)
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(SCORERS))

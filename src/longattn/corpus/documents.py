@@ -6,7 +6,7 @@ from typing import Any
 
 from longattn.corpus.files import Kind, relative_name
 from longattn.corpus.reasons import reject, sample
-from longattn.records import Document, Reject, Slice
+from longattn.records import Document, Reject, Slice, Turn
 from longattn.settings import Corpus
 
 _MAX_NAME = 1000
@@ -50,7 +50,8 @@ class Interpreter:
         if "*" in self.fields:
             return None
         corpus = self.corpus
-        roles = {corpus.text_field, corpus.id_field, corpus.source_field, corpus.join_by, corpus.join_order}
+        content = corpus.messages_field or corpus.text_field
+        roles = {content, corpus.id_field, corpus.source_field, corpus.join_by, corpus.join_order}
         return {name for name in roles if name} | set(self.fields)
 
     def document(self, record: Record | Reject) -> Document | Reject:
@@ -80,13 +81,15 @@ class Interpreter:
         """A plain text file as a document; its id is its name."""
         file = self.part.file
         try:
+            if self.corpus.messages_field:
+                raise _Refused("bad_messages", "a text file has no messages")
             return Document(file, self._source({}), _not_empty(text), file, position=0)
         except _Refused as refusal:
             return reject(file, 0, None, *refusal.args)
 
     def _document(self, record: Record) -> Document:
         values, corpus = record.values, self.corpus
-        text = _text(look_up(values, corpus.text_field), corpus)
+        text, turns = _content(values, corpus)
         id = _name(look_up(values, corpus.id_field), corpus.id_field, "bad_id")
         return Document(
             id=id if id is not None else f"{self.part.file}:{record.position}",
@@ -95,6 +98,7 @@ class Interpreter:
             file=self.part.file,
             position=record.position,
             line=record.line,
+            turns=turns,
             fields=self._carried(values),
         )
 
@@ -123,7 +127,8 @@ class Interpreter:
         if not self.fields:
             return {}
         corpus = self.corpus
-        roles = [name for name in (corpus.text_field, corpus.id_field, corpus.source_field) if name]
+        content = corpus.messages_field or corpus.text_field
+        roles = [name for name in (content, corpus.id_field, corpus.source_field) if name]
         if "*" in self.fields:
             for name in roles:
                 _remove(values, name)
@@ -151,6 +156,30 @@ def _remove(values: dict[str, Any], name: str) -> None:
     first, _, rest = name.partition(".")
     if rest and isinstance(values.get(first), dict):
         _remove(values[first], rest)
+
+
+def _content(values: Mapping[str, Any], corpus: Corpus) -> tuple[str, tuple[Turn, ...]]:
+    """The record's text; of a sample, its messages' contents one after another, and where each of them is."""
+    if corpus.messages_field is None:
+        return _text(look_up(values, corpus.text_field), corpus), ()
+    messages = _messages(look_up(values, corpus.messages_field), corpus.messages_field)
+    turns, start = [], 0
+    for role, content in messages:
+        turns.append(Turn(role, start, start + len(content)))
+        start += len(content) + len(corpus.join_separator)
+    return _text(corpus.join_separator.join(content for _, content in messages), corpus), tuple(turns)
+
+
+def _messages(value: Any, field: str) -> list[tuple[str, str]]:
+    """Role and content of each message."""
+    if value is _MISSING or not isinstance(value, list) or not value:
+        found = "missing" if value is _MISSING else f"no list of messages: {sample(str(value))}"
+        raise _Refused("bad_messages", f"the field {field!r} is {found}")
+    for number, message in enumerate(value):
+        said = message if isinstance(message, Mapping) else {}
+        if not isinstance(said.get("role"), str) or not isinstance(said.get("content"), str):
+            raise _Refused("bad_messages", f"message {number} has no role and content: {sample(str(message))}")
+    return [(message["role"], message["content"]) for message in value]
 
 
 def _text(value: Any, corpus: Corpus) -> str:

@@ -13,6 +13,7 @@ from longattn.corpus.documents import Interpreter, Record
 from longattn.corpus.lines import Line, Lines
 from longattn.corpus.reasons import reject, sample
 from longattn.records import Document, Reject, Slice
+from longattn.settings import Corpus
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 128 * 2**10
@@ -97,7 +98,7 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
             )
             meta = file.metadata
             row = sum(meta.row_group(group).num_rows for group in range(part.start))
-            problem = text_column_problem(file.schema_arrow, rules.corpus.text_field)
+            problem = text_column_problem(file.schema_arrow, rules.corpus)
             if problem:
                 yield reject(part.file, row, None, *problem)
                 return
@@ -116,13 +117,17 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
         yield reject(part.file, row, None, "unreadable", str(error))
 
 
-def text_column_problem(schema: pa.Schema, name: str) -> tuple[str, str] | None:
-    """Reason and detail if no text can come from the column of this (dotted) name."""
+def text_column_problem(schema: pa.Schema, corpus: Corpus) -> tuple[str, str] | None:
+    """Reason and detail if neither text nor messages can come from the column that the settings name."""
+    name = corpus.messages_field or corpus.text_field
     if len(set(schema.names)) < len(schema.names):
         return "unreadable", f"two columns have the same name; there are: {', '.join(schema.names)}"
     type = _column_type(schema, name)
     if type is None:
         return "missing_text", f"no column {name!r}; there are: {', '.join(schema.names)}"
+    if corpus.messages_field:
+        listed = pa.types.is_list(type) or pa.types.is_large_list(type)
+        return None if listed else ("bad_messages", f"the column {name!r} is of type {type}")
     if pa.types.is_dictionary(type):
         type = type.value_type
     if type not in (*_STRINGS, *_BINARIES, pa.null()):

@@ -5,6 +5,7 @@ from longattn.records import Reject
 REASONS: dict[str, str] = {
     "bad_id": "The id is neither a string nor a 64-bit integer, or is longer than 1,000 characters.",
     "bad_json": "The line is not JSON: cut off, not escaped, a lone surrogate, NaN, or nested too deeply.",
+    "bad_messages": "The messages are missing, or no list of objects with a role and a content that are strings.",
     "bad_source": "The source field is missing or no string, or the records to join have several sources.",
     "duplicate_id": "Another document has the same id.",
     "empty": "The text has no character other than white space.",
@@ -15,6 +16,7 @@ REASONS: dict[str, str] = {
     "not_an_object": "The line is JSON but not an object.",
     "text_not_string": "The text field holds something other than a string.",
     "too_large": "The record, or the document joined from several, has more than max_doc_bytes bytes.",
+    "too_long": "The sample has more tokens than window.length.",
     "truncated": "The compressed file ends too early; what follows this position is lost.",
     "unreadable": "The file or its rest cannot be read: no permission, damaged, or changed since listed.",
     "untokenizable": "The tokenizer failed on the text.",

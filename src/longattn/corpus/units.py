@@ -24,8 +24,11 @@ def list_units(corpus: Corpus, previous: Sequence[WorkUnit] = ()) -> list[WorkUn
 
     Units of ``previous`` whose files are all unchanged come first, as they are, so that files added later
     make new units only. A unit never mixes formats. Plain JSON lines are split by bytes, Parquet by row
-    groups; nothing is split that ``join_by`` may have to join.
+    groups; nothing is split that ``join_by`` may have to join. Raises ``ValueError`` for samples that are to
+    be joined.
     """
+    if corpus.messages_field and corpus.join_by:
+        raise ValueError("samples stay whole and apart: messages_field and join_by cannot go together")
     atoms = _atoms(list_files(corpus).files, corpus)
     kept = _still_valid(previous, atoms, corpus)
     done = {part.file for unit in kept for part in unit.slices}
@@ -132,7 +135,7 @@ def _group_borders(whole: Slice, corpus: Corpus) -> list[int]:
     try:
         with files.open_seekable(whole.file) as stream:
             meta = pq.read_metadata(stream)
-            if text_column_problem(meta.schema.to_arrow_schema(), corpus.text_field):
+            if text_column_problem(meta.schema.to_arrow_schema(), corpus):
                 return []
     except (OSError, pa.ArrowException):
         return []

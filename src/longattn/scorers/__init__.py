@@ -12,6 +12,7 @@ from longattn.scorers.base import (
     TokenScores,
     WholeWindow,
 )
+from longattn.scorers.context_dependency import ContextDependency
 from longattn.scorers.headmask import HeadMask
 from longattn.scorers.ladm import LADM
 from longattn.scorers.length import Length
@@ -28,6 +29,7 @@ from longattn.scorers.token_null import TokenNull
 SCORERS: dict[str, type[Scorer]] = {
     scorer.name: scorer
     for scorer in (
+        ContextDependency,
         HeadMask,
         LADM,
         Length,
@@ -49,6 +51,7 @@ __all__ = [
     "Ask",
     "Columns",
     "Context",
+    "ContextDependency",
     "Excerpt",
     "HeadMask",
     "Length",

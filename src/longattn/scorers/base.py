@@ -144,6 +144,9 @@ class Scorer(ABC):
     name: ClassVar[str]
     """Key in ``SCORERS``, name of the table and of the command line's settings."""
 
+    measures: ClassVar[tuple[Literal["windows", "samples"], ...]] = ("windows",)
+    """Whether it is of windows of one length, cut from documents, of samples of messages, or of both."""
+
     def for_length(self, length: int) -> "Scorer":
         """The scorer with settings that depend on the window length in tokens filled in."""
         return self

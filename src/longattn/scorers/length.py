@@ -16,6 +16,7 @@ class Length(Scorer):
     """The number of tokens of the document that a window was cut from."""
 
     name: ClassVar[str] = "length"
+    measures = ("windows", "samples")
 
     def measurement(self) -> Mapping[str, Any]:
         """Nothing to choose."""

@@ -25,6 +25,7 @@ class MinHash(Scorer):
     """
 
     name: ClassVar[str] = "minhash"
+    measures = ("windows", "samples")
 
     shingle: int = 5
     """Tokens per shingle."""

@@ -17,6 +17,7 @@ class Random(Scorer):
     """A uniform number in [0, 1) that depends on the seed and the window's id alone, never on order or machine."""
 
     name: ClassVar[str] = "random"
+    measures = ("windows", "samples")
 
     seed: int = 0
     """Another seed is another draw."""
