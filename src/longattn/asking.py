@@ -73,6 +73,7 @@ class _Layers:
     def __init__(self, ask: Ask, num_layers: int, window: Window) -> None:
         self.layers = frozenset(range(num_layers) if ask.layers == "all" else ask.layers)
         self.observe = ask.observe
+        self.window = window
         self.rows = ask.rows(window) if ask.rows else None
         self.seen: dict[int, Columns] = {}
 
@@ -86,7 +87,7 @@ class _Layers:
             place = self.rows if shown is None else np.searchsorted(shown, self.rows)
             chosen = torch.from_numpy(place).to(attention.q.device)
             attention = attention._replace(q=attention.q[:, chosen], positions=attention.positions[chosen])
-        self.seen[attention.layer] = self.observe(attention)
+        self.seen[attention.layer] = self.observe(attention._replace(window=self.window))
 
 
 def _visit(asked: Sequence[Sequence[_Layers]], model: "Model") -> "tuple[list[int], Visit, torch.Tensor | None]":

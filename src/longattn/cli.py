@@ -22,6 +22,7 @@ from longattn.settings import Compute, Corpus, Model, Needles, plain
 
 if TYPE_CHECKING:
     from longattn.engines import Progress
+    from longattn.refining import Refinement
     from longattn.selection import Selection
 
 HELP = """Select long-context training data by measured long-range dependency.
@@ -113,6 +114,17 @@ def select(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     from longattn import verbs
 
     _say_selection(verbs.select(recipe, folder), folder)
+    return 0
+
+
+@app.command
+def refine(folder: Folder, *, recipe: Everything = Recipe(), compute: Spread = Compute()) -> int:
+    """Draw more rows of windows near the cut until the kept set is the exact one with stated confidence."""
+    from longattn import verbs
+
+    found, selection = verbs.refine(recipe, folder, compute)
+    _say_refinement(found)
+    _say_selection(selection, folder)
     return 0
 
 
@@ -319,7 +331,7 @@ class _Base:
     def __call__(self, app: App, commands: tuple[str, ...], arguments: Any) -> None:
         folder = next((a.tokens[0].value for a in arguments if a.name == "--folder" and a.tokens), None)
         source, recipe = f"recipe {self.recipe}", plain(RECIPES[self.recipe]())
-        if folder is not None and commands and commands[0] in ("select", "export", "report"):
+        if folder is not None and commands and commands[0] in ("select", "refine", "export", "report"):
             source = f"{folder}/manifest.json"
             recipe = _recorded_recipe(Path(folder))
         if any(a.name.startswith("--window.") for a in arguments):
@@ -401,6 +413,15 @@ def _say_selection(selection: "Selection", folder: Path) -> None:
         _say(f"  {source}: kept {part.kept} of {part.windows} windows, {part.kept_tokens:,} of {part.tokens:,} tokens")
     for note in selection.notes:
         _complain(note)
+
+
+def _say_refinement(found: "Refinement") -> None:
+    _say(
+        f"the kept set is the one that all rows give with a probability of at least {found.confidence:.1%}, "
+        f"for {found.pairs:.1%} of the exact cost, pilot included, after {found.rounds} rounds"
+    )
+    if found.undecided:
+        _say(f"{len(found.undecided)} windows are undecided; manifest.json names them (refinement.undecided)")
 
 
 def _say(text: str) -> None:

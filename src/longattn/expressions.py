@@ -82,6 +82,18 @@ class Standardised(Expression):
     rule: Rule
 
 
+@dataclass(frozen=True)
+class Unit(Expression):
+    """What standardising divides by, the same in every row of a group: standard deviation, or range."""
+
+    of: Standardised
+
+
+def unit(inner: Expression, rule: Rule) -> Expression:
+    """The standard deviation (``zscore``) or range (``minmax``) of ``inner`` over the group."""
+    return Unit(Standardised(inner, rule))
+
+
 def column(name: str, index: int | None = None) -> Expression:
     """The measured column called ``name``; with ``index``, that element (0-based) of a list column."""
     return Column(name, index)
@@ -114,6 +126,8 @@ def walk(expression: Expression) -> Iterator[Expression]:
         yield from walk(expression.right)
     elif isinstance(expression, Standardised):
         yield from walk(expression.inner)
+    elif isinstance(expression, Unit):
+        yield from walk(expression.of)
     yield expression
 
 
@@ -130,6 +144,8 @@ def in_table(expression: Expression, table: str) -> Expression:
         return Binary(expression.sign, in_table(expression.left, table), in_table(expression.right, table))
     if isinstance(expression, Standardised):
         return Standardised(in_table(expression.inner, table), expression.rule)
+    if isinstance(expression, Unit):
+        return unit(in_table(expression.of.inner, table), expression.of.rule)
     return expression
 
 
@@ -137,8 +153,9 @@ def to_sql(
     expression: Expression,
     column_sql: Callable[[Column], str],
     standardised_sql: Callable[[Standardised], str],
+    unit_sql: Callable[[Standardised], str],
 ) -> str:
-    """The expression as SQL over doubles; how a column and a standardised value are reached is the caller's."""
+    """The expression as SQL over doubles; how columns, standardised values and units are reached is the caller's."""
     if isinstance(expression, Constant):
         # as text, because DuckDB reads a bare literal as a DECIMAL, which would round differently
         return f"CAST('{expression.value!r}' AS DOUBLE)"
@@ -146,9 +163,11 @@ def to_sql(
         return column_sql(expression)
     if isinstance(expression, Standardised):
         return standardised_sql(expression)
+    if isinstance(expression, Unit):
+        return unit_sql(expression.of)
     assert isinstance(expression, Binary), expression
-    left = to_sql(expression.left, column_sql, standardised_sql)
-    right = to_sql(expression.right, column_sql, standardised_sql)
+    left = to_sql(expression.left, column_sql, standardised_sql, unit_sql)
+    right = to_sql(expression.right, column_sql, standardised_sql, unit_sql)
     return f"({left} {expression.sign} {right})"
 
 
@@ -235,13 +254,17 @@ def evaluate(
             return np.full(num_rows, node.value)
         if isinstance(node, Column):
             return read(node)
-        if isinstance(node, Standardised):
-            inner, result = value(node.inner), np.full(num_rows, np.nan)
+        if isinstance(node, (Standardised, Unit)):
+            scaled = node if isinstance(node, Standardised) else node.of
+            inner, result = value(scaled.inner), np.full(num_rows, np.nan)
             known = usable & is_number(inner)
             for label in np.unique(labels[known]):
                 rows = known & (labels == label)
-                origin, unit = origin_and_unit(node.rule, moments(inner[rows]))
-                result[rows] = (inner[rows] - origin) / unit if unit > 0 else 0.0
+                origin, size = origin_and_unit(scaled.rule, moments(inner[rows]))
+                if isinstance(node, Unit):
+                    result[rows] = size
+                else:
+                    result[rows] = (inner[rows] - origin) / size if size > 0 else 0.0
             return result
         assert isinstance(node, Binary), node
         left, right = value(node.left), value(node.right)

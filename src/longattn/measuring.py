@@ -221,7 +221,7 @@ def commit_unit(job: Job, cut: CutUnit, measured: Mapping[str, Columns]) -> dict
         counts["non_finite"] = counts.get("non_finite", 0) + bad
         if job.table(scorer).receipt(cut.unit) is None:
             found = {"windows": len(cut.windows), "non_finite": bad}
-            job.table(scorer).commit(cut.unit, _scorer_rows(scorer, cut.windows, columns), found, versions)
+            job.table(scorer).commit(cut.unit, scorer_rows(scorer, cut.windows, columns), found, versions)
     return counts
 
 
@@ -237,7 +237,8 @@ def _window_rows(windows: Sequence[Window]) -> pa.Table:
     return pa.Table.from_pylist(rows, WINDOWS)
 
 
-def _scorer_rows(scorer: Scorer, windows: Sequence[Window], columns: Columns) -> pa.Table:
+def scorer_rows(scorer: Scorer, windows: Sequence[Window], columns: Columns) -> pa.Table:
+    """The rows of a scorer's table; ``columns`` may be empty where there are no windows."""
     types = {"float64": pa.float64(), "int64": pa.int64(), "int32": pa.int32()}
     types |= {"list<float64>": pa.list_(pa.float64()), "list<uint32>": pa.list_(pa.uint32())}
     schema = pa.schema([("window_id", pa.string()), *((n, types[t]) for n, t in scorer.schema().items())])
@@ -290,7 +291,7 @@ def estimate(job: Job, units: Sequence[WorkUnit], device: str, sample: int = 3) 
     model, seconds = job.load_model(device), 0.0
     if windows:
         # a scorer that needs a pilot has none yet, and costs little once it has; the first call warms up
-        scorers = [scorer for scorer in job.scorers if not isinstance(scorer, PilotScorer)]
+        scorers = [s for s in job.scorers if not (isinstance(s, PilotScorer) and s.pilot_windows())]
         measure_windows(scorers, model, windows[:1])
         begin = time.perf_counter()
         measure_windows(scorers, model, windows[:1])

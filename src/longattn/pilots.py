@@ -20,7 +20,7 @@ def with_pilots(job: Job, units: Sequence[WorkUnit], device: str) -> Job:
 
 
 def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer) -> Scorer:
-    if not isinstance(scorer, PilotScorer):
+    if not isinstance(scorer, PilotScorer) or not scorer.pilot_windows():
         return scorer
     from safetensors.numpy import save
 

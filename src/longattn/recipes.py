@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from longattn.scorers import SCORERS, Scorer
-from longattn.settings import Corpus, Exporting, Model, Selecting, Windowing, plain
+from longattn.settings import Corpus, Exporting, Model, Refining, Selecting, Windowing, plain
 
 if TYPE_CHECKING:
     ScorerSettings = Any
@@ -36,6 +36,7 @@ class Recipe:
     """Scorers to measure, by name; repeat the flag for several."""
     settings: Annotated[ScorerSettings, Parameter(name="*")] = field(default_factory=ScorerSettings)
     keep: Annotated[Selecting, Parameter(group="Keep")] = Selecting()
+    refine: Annotated[Refining, Parameter(group="Refine")] = Refining()
     write: Annotated[Exporting, Parameter(group="Write")] = Exporting()
 
     def scorer(self, name: str) -> Scorer:

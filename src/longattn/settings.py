@@ -125,8 +125,9 @@ class Needles:
     """Same seed, same text: same prompts."""
 
 
-Backend = Literal["auto", "reference", "blocked", "triton"]
-"""Attention kernels; ``auto`` is ``triton`` on a GPU that has it, else ``blocked``; one named runs or raises."""
+Backend = Literal["auto", "reference", "blocked", "native", "triton"]
+"""Attention kernels; ``auto`` takes ``native`` on a CPU and ``triton`` on a GPU, else ``blocked``; one named runs or
+raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,24 @@ class Selecting:
     where: str | None = None
     """SQL condition on the window's columns that must hold for it to be kept, such as ``doc_tokens < 1000000``. A
     window that fails still counts in what the others are standardised over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refining:
+    """How sure the kept set must be where rows were sampled."""
+
+    confidence: float | None = None
+    """Draw more rows of windows near the cut until the kept set is the exact one with this probability; ``run`` does so
+    only if it is set, ``refine`` takes 0.95."""
+    max_rounds: int = 20
+    """Stop after this many rounds of drawing and selecting, however sure the kept set is."""
+    max_pairs: float | None = None
+    """Begin no further round once this share of the exact cost is spent."""
+
+    @property
+    def target(self) -> float:
+        """The confidence to reach."""
+        return 0.95 if self.confidence is None else self.confidence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def check_scorer(scorer: Scorer, model: "Model", windows: Sequence[Window]) -> N
     assert is_dataclass(scorer), f"{scorer.name} must be a dataclass"
     assert hash(scorer) == hash(replace(scorer)), f"{scorer.name} must be frozen, with hashable settings"
 
-    if isinstance(scorer, PilotScorer):
+    if isinstance(scorer, PilotScorer) and scorer.pilot_windows():
         scorer = _with_pilot(scorer, model, windows)
     facts = plain(dict(scorer.measurement()))
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts, "measurement() must consist of JSON types"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,12 @@ from longattn.scorers import PilotScorer
 from longattn.tables import RunFolder, Table, durable, write_json
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from longattn.export import ExportSummary
     from longattn.heads import HeadScores
+    from longattn.refining import Refinement
+    from longattn.scorers import LongAttn
     from longattn.selection import Selection
     from longattn.tokens import Tokenizer
 
@@ -100,7 +104,7 @@ def measure(
             attempt = engines.measure(job, units, compute, progress)
         finally:
             ledger = _close(job, recipe, units)
-        _write_timings(job.run, began, attempt, compute)
+        _write_timings(job, began, attempt, compute)
     return ledger
 
 
@@ -121,12 +125,12 @@ def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:
     return ledger
 
 
-def _write_timings(run: RunFolder, began: float, counts: Counter[str], compute: settings.Compute) -> None:
+def _write_timings(job: Job, began: float, counts: Counter[str], compute: settings.Compute) -> None:
     """Append this attempt to ``timings.json``, which alone holds times and facts of the machine."""
-    path = run.root / "timings.json"
+    path = job.run.root / "timings.json"
     attempts = json.loads(path.read_bytes()) if path.exists() else []
     seconds = time.time() - began
-    facts = {
+    facts: dict[str, Any] = {
         "began": began,
         "seconds": seconds,
         "windows": counts["windows"],
@@ -135,6 +139,10 @@ def _write_timings(run: RunFolder, began: float, counts: Counter[str], compute: 
         "cores": os.cpu_count(),
         "compute": settings.plain(compute),
     }
+    if job.asks:
+        from longattn.attention import cpu_kernel
+
+        facts["cpu_kernel"] = cpu_kernel()
     with durable(path) as file:
         file.write(json.dumps([*attempts, facts], indent=1).encode())
 
@@ -166,8 +174,9 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     planned = [unit.id for unit in run.plan()]
     done = [unit for unit in planned if all(table.receipt(unit) for table in (windows, *weighted.values()))]
     formulas = {
-        name: Formula(table, recipe.scorer(name).score(), recipe.scorer(name).readings())
+        name: Formula(table, scorer.score(), scorer.readings(), scorer.variance_of_score())
         for name, table in weighted.items()
+        for scorer in (recipe.scorer(name),)
     }
     for name in tables.keys() - formulas.keys() - {"documents", "windows"}:
         # a table that no score uses can be named in a condition, and near duplicates need their signatures; one that
@@ -182,8 +191,43 @@ def select(recipe: Recipe, output: Path) -> "Selection":
         selection = replace(selection, notes=(*selection.notes, missing))
     # rejects.jsonl names them all
     facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
-    run.update_manifest(selection=facts, recipe=recipe)
+    # what refining said was said of another selection
+    run.update_manifest(selection=facts, recipe=recipe, refinement=None)
     return selection
+
+
+def refine(recipe: Recipe, output: Path, compute: settings.Compute | None = None) -> "tuple[Refinement, Selection]":
+    """Draw more rows of windows near the cut, and select again, until the kept set is, with the confidence asked for,
+    the one that all rows would give.
+
+    Continues where an earlier attempt stopped. Afterwards the run's table of ``longattn`` is the refined one; measuring
+    again makes it the first one again. Raises :class:`RunError` for a run that was measured with other settings, and
+    ``ValueError`` where all rows were measured or no confidence can be stated.
+    """
+    from longattn import refining
+    from longattn.tables import read_parquet
+
+    job = prepare(replace(recipe, scorers=("longattn",)), output)
+    refining.check(cast("LongAttn", job.scorers[0]), recipe.keep)
+    units = job.run.plan()
+    with job.run.lock():
+        device = engines.devices(compute or settings.Compute())[0]
+        job = with_pilots(job, units, device)
+        scorer = cast("LongAttn", job.scorers[0])
+        _measured(job.run, job.run.manifest().get("tables", {}), "longattn", dict(scorer.measurement()))
+
+        selections: list[Selection] = []
+
+        def choose(table: Table) -> "pa.Table":
+            facts = {"folder": table.folder.name, "settings": table.settings}
+            job.run.update_manifest(tables={**job.run.manifest()["tables"], "longattn": facts})
+            selections.append(select(recipe, output))
+            return read_parquet(output / "selection.parquet")
+
+        begin = job.table(scorer)
+        result, _ = refining.refine(job, scorer, units, begin, device, recipe.keep, recipe.refine, choose)
+        job.run.update_manifest(refinement=result)
+    return result, selections[-1]
 
 
 def _table(run: RunFolder, tables: dict[str, Any], name: str) -> Table:
@@ -277,7 +321,10 @@ def run(
 ) -> RunResult:
     """All of it: plan, cut, measure, select, export, report."""
     ledger = measure(recipe, output, compute, progress)
-    selection = select(recipe, output)
+    if recipe.refine.confidence is None:
+        selection = select(recipe, output)
+    else:
+        _, selection = refine(recipe, output, compute)
     return RunResult(ledger, selection, export_selection(recipe, output), write_report(recipe, output))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from longattn import settings
 from longattn.records import Window
-from longattn.scorers import SCORERS
+from longattn.scorers import SCORERS, LongAttn
 from longattn.testing import check_scorer
 
 LENGTH = 64
@@ -31,6 +31,12 @@ def windows():
 @pytest.mark.parametrize("name", sorted(SCORERS))
 def test_every_scorer_keeps_the_contract(name, model, windows):
     check_scorer(SCORERS[name](**NEEDED.get(name, {})), model, windows)
+
+
+@pytest.mark.parametrize("pilot_sample", [0, 4])
+@pytest.mark.parametrize("rows", [0.2, 9])
+def test_sampled_longattn_keeps_the_contract(rows, pilot_sample, model, windows):
+    check_scorer(LongAttn(rows=rows, pilot_sample=pilot_sample), model, windows)
 
 
 def test_the_list_is_keyed_by_the_scorers_own_names():

@@ -4,7 +4,7 @@ Letters in shapes: B windows, R query rows, T keys, H query heads, G key heads (
 D distances, S spans of keys.
 """
 
-from longattn.attention._moments import RowMoments, row_moments
+from longattn.attention._moments import RowMoments, cpu_kernel, row_moments
 from longattn.attention.spans import span_mass, top_keys
 
-__all__ = ["RowMoments", "row_moments", "span_mass", "top_keys"]
+__all__ = ["RowMoments", "cpu_kernel", "row_moments", "span_mass", "top_keys"]

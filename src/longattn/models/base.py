@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from longattn.records import Window
+
 
 class LayerAttention(NamedTuple):
     """All that a layer's attention map is made of: softmax over the keys of ``scale * q @ k``, causal."""
@@ -21,6 +23,8 @@ class LayerAttention(NamedTuple):
     scale: float
     positions: Int[Tensor, " R"]
     """Places of the query rows among the keys."""
+    window: Window | None = None
+    """The window that is looked at; known to those who asked (:func:`longattn.asking.look`)."""
 
 
 class Predictions(NamedTuple):

@@ -168,6 +168,10 @@ class Scorer(ABC):
     def score(self) -> Expression:
         """One number per window from the measured columns; higher means more worth keeping."""
 
+    def variance_of_score(self) -> Expression | None:
+        """Variance of the score's error where columns are estimates; None where they are exact."""
+        return None
+
     def readings(self) -> Mapping[str, Expression]:
         """Named quantities a person wants to see beside the score, such as ``ds`` and ``du``."""
         return {}
@@ -185,7 +189,7 @@ class PilotScorer(Scorer):
 
     @abstractmethod
     def pilot_windows(self) -> int:
-        """How many windows to sample."""
+        """How many windows to sample; 0 where these settings need no pilot."""
 
     @abstractmethod
     def pilot_ask(self) -> Ask:

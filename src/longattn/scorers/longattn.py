@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from longattn.expressions import Expression, column, mean_of, minmax, zscore
+from longattn.expressions import Constant, Expression, column, mean_of, minmax, unit, zscore
 from longattn.presets import read_preset
 from longattn.records import Window
-from longattn.scorers.base import Ask, Columns, Schema, Scorer, Seen
+from longattn.scorers import sampled
+from longattn.scorers.base import Ask, Columns, PilotScorer, Schema, Seen
 from longattn.settings import Backend
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongAttn(Scorer):
+class LongAttn(PilotScorer):
     """Long-range dependency of a window, read from the attention of a decoder layer.
 
     Paper: https://arxiv.org/abs/2502.16860, section 3.2. With p the causal softmax attention of a head over the
@@ -44,8 +47,8 @@ class LongAttn(Scorer):
     The sign of DU is the paper's. In layers that read the text, a wide spread of far attention goes with intact text,
     not with noise (LADM multiplies by it): ``spread=+1`` adds z(variance) instead of subtracting it.
 
-    ``layers``, ``distances``, ``skip_first`` and ``per_head`` are measured; everything else may be changed afterwards.
-    A ``preset`` sets all of these but the kernel.
+    ``layers``, ``distances``, ``skip_first``, ``per_head`` and ``rows`` with what follows it are measured; everything
+    else may be changed afterwards. A ``preset`` sets all of these but the kernel and the rows.
     """
 
     name: ClassVar[str] = "longattn"
@@ -60,6 +63,18 @@ class LongAttn(Scorer):
     """Store every head, so that a head set can be chosen at selection; larger tables."""
     backend: Backend = "auto"
     """Attention kernel; one asked for by name runs or raises. Kernels agree within their tested bound."""
+    rows: float | int | None = None
+    """Estimate the sums from some query rows: below 1 a share of the pairs of a query and a key (0.1), from 1 on a
+    number of rows of each head. None measures all. The tables then hold estimates and the variances of their errors."""
+    seed: int = 0
+    """Another seed draws other rows."""
+    pilot_sample: int = 64
+    """Windows measured in full first, to predict rows by token and position: what is sampled is then only what the
+    prediction misses. 0 samples without."""
+    pilot: str | None = None
+    """File with these predictions; filled in by the run."""
+    pilot_hash: str | None = None
+    """Content hash of that file; filled in by the run."""
 
     distance: int | None = None
     """The measured distance that the score is read at; None is L/4."""
@@ -101,24 +116,87 @@ class LongAttn(Scorer):
             if self.distance is not None and self.distances:
                 raise ValueError(f"distance must be one of the measured distances {list(distances)}, got {distance}")
             distances = tuple(sorted({*distances, distance}))
+        self._check_rows()
         if strangers := [(layer, head) for layer, head in self.heads or () if layer not in self.layers]:
             raise ValueError(f"heads must be of the measured layers {list(self.layers)}, got {strangers[0]}")
         return replace(self, length=length, distances=distances, distance=distance)
 
     def measurement(self) -> Mapping[str, Any]:
-        """Layers, distances, skipped keys, heads kept and the kernel asked for."""
-        measured = ("layers", "distances", "skip_first", "per_head", "backend")
-        return {name: value for name, value in asdict(self).items() if name in measured}
+        """Layers, distances, skipped keys, heads kept and the kernel asked for; how rows are drawn, if they are."""
+        measured = ["layers", "distances", "skip_first", "per_head", "backend"]
+        facts = {name: value for name, value in asdict(self).items() if name in measured}
+        if self.rows is None:
+            return facts
+        # rows are drawn for the distance that the score is read at
+        drawn = {
+            "rows": float(self.rows),
+            "seed": self.seed,
+            "distance": self.distance,
+            "pilot_sample": self.pilot_sample,
+        }
+        return {**facts, **drawn, "pilot": self.pilot_hash}
+
+    def pilot_windows(self) -> int:
+        """As set; none where all rows are measured."""
+        return 0 if self.rows is None else self.pilot_sample
+
+    def pilot_ask(self) -> Ask:
+        """Moments of every row."""
+        return Ask(layers=self.layers, observe=self._every_row)
+
+    def _every_row(self, layer: "LayerAttention") -> Columns:
+        return sampled.every_row(layer, self.distances, self.skip_first, self.backend)
+
+    def fit(self, windows: Sequence[Window], seen: Sequence[Seen]) -> dict[str, npt.NDArray]:
+        """Predictions of a row's moments by token and position (:class:`longattn.sampling.Prediction`), per layer."""
+        reach = {"distances": self.distances, "skip_first": self.skip_first, "distance": self._distance}
+        return sampled.fit(windows, seen, layers=self.layers, **reach)
+
+    def with_pilot(self, file: str, content_hash: str) -> "LongAttn":
+        """The scorer with its predictions."""
+        return replace(self, pilot=file, pilot_hash=content_hash)
 
     def ask(self) -> Ask:
         """Queries and keys of the layers."""
-        return Ask(layers=self.layers, observe=self.observe)
+        return Ask(layers=self.layers, observe=self.observe if self.rows is None else self._observe_some)
+
+    def ask_more(self, found: Columns) -> Ask:
+        """The next draw of rows of one window, of which ``found`` are the columns so far [1, ...]."""
+        assert self.rows is not None, "there are no more rows than all"
+
+        def observe(layer: "LayerAttention") -> Columns:
+            return self._observe_some(layer, self._found(layer.layer, found))
+
+        return Ask(layers=self.layers, observe=observe)
+
+    def _observe_some(self, layer: "LayerAttention", before: sampled.Found | None = None) -> Columns:
+        assert self.rows is not None
+        reach = (self.distances, self.skip_first, self.backend, self._distance)
+        drawing = sampled.Sampling(self.rows, self.seed, *reach, self.pilot)
+        return {name: np.array([value]) for name, value in drawing.measure(layer, before)._asdict().items()}
+
+    def _found(self, layer: int, columns: Columns) -> sampled.Found:
+        """What the columns of one window say of a layer."""
+        keys = [f"l{layer}_d{distance}" for distance in self.distances]
+        sums = {
+            kind: np.stack([np.asarray(columns[f"{kind}_{key}"][0]) for key in keys])
+            for kind in ("s1", "s1sq", "s2", "covariance", "drawn")
+        }
+        return sampled.Found(**sums, pairs=float(columns["pairs"][0]), draws=int(columns["draws"][0]))
 
     def schema(self) -> Schema:
-        """Per layer and distance the head means of S1 (sum of p), S1² and S2 (sum of p²); heads apart on request."""
+        """Per layer and distance the head means of S1 (sum of p), S1² and S2 (sum of p²); heads apart on request.
+
+        Where rows are drawn, ``covariance`` holds that of the three estimates' errors, the upper triangle of a three by
+        three matrix in reading order, ``drawn`` the sums of mass, then of square, over the rows measured, by head;
+        ``pairs`` is the share of all pairs that was looked at, in ``draws`` draws.
+        """
         means: Schema = {f"{kind}_{key}": "float64" for key in self._keys() for kind in ("s1", "s1sq", "s2")}
         heads: Schema = {f"heads_{kind}_{key}": "list<float64>" for key in self._keys() for kind in ("s1", "s2")}
-        return {"num_tokens": "int32", **means, **(heads if self.per_head else {})}
+        errors: Schema = {f"{kind}_{key}": "list<float64>" for key in self._keys() for kind in ("covariance", "drawn")}
+        errors = {"pairs": "float64", "draws": "int32", **errors}
+        more = errors if self.rows is not None else heads if self.per_head else {}
+        return {"num_tokens": "int32", **means, **more}
 
     def observe(self, layer: "LayerAttention") -> Columns:
         """S1 and S2 of every head and distance, float64 [B, H, D], from one layer's queries and keys."""
@@ -145,8 +223,15 @@ class LongAttn(Scorer):
     def measure(self, windows: Sequence[Window], seen: Seen) -> Columns:
         """The columns of :meth:`schema`."""
         columns = {"num_tokens": np.array([len(window.tokens) for window in windows], dtype=np.int32)}
+        if self.rows is not None:
+            columns["pairs"] = np.mean([seen.layers[layer]["pairs"] for layer in self.layers], axis=0)
+            columns["draws"] = seen.layers[self.layers[0]]["draws"].astype(np.int32)
         for layer in self.layers:
             for d, distance in enumerate(self.distances):
+                if self.rows is not None:
+                    kinds = ("s1", "s1sq", "s2", "covariance", "drawn")
+                    columns |= {f"{kind}_l{layer}_d{distance}": seen.layers[layer][kind][:, d] for kind in kinds}
+                    continue
                 s1_BH, s2_BH = (seen.layers[layer][kind][:, :, d] for kind in ("s1", "s2"))
                 key = f"l{layer}_d{distance}"
                 columns |= {
@@ -160,10 +245,39 @@ class LongAttn(Scorer):
 
     def score(self) -> Expression:
         """LDS (Eq. 8), with the sign of the variance that ``spread`` asks for."""
-        rule = self.normalise or ("zscore" if self.convention == "paper" else "minmax")
-        scaled = zscore if rule == "zscore" else minmax
+        scaled = zscore if self._rule == "zscore" else minmax
         strength, uniformity = self.strength(self._distance), self.uniformity(self._distance)
-        return scaled(strength) + self.alpha * scaled(uniformity if self.spread == -1 else -uniformity)
+        return scaled(strength) + self.weight * scaled(uniformity)
+
+    @property
+    def weight(self) -> float:
+        """What z(DU) is multiplied by in the score: alpha, or minus alpha where spread is to be rewarded."""
+        return -self.spread * self.alpha
+
+    def variance_of_score(self) -> Expression | None:
+        """Variance of the score's error, where rows are drawn; the scales of its parts are taken as known."""
+        if self.rows is None:
+            return None
+        of_ds, of_both, of_du = self.errors()
+        ds, du = (unit(part, self._rule) for part in (self.strength(self._distance), self.uniformity(self._distance)))
+        return of_ds / (ds * ds) + 2 * self.weight * of_both / (ds * du) + self.weight**2 * of_du / (du * du)
+
+    def errors(self) -> tuple[Expression, Expression, Expression]:
+        """Variance of DS's error, covariance of DS's and DU's, variance of DU's, where rows are drawn."""
+        cells, lost = self._cells(self._distance)
+        # what a unit of S1, S1² and S2 adds
+        ds, du = (1 / self._length, 0.0, 0.0), (0.0, 1 / cells / (cells - lost), -1 / (cells - lost))
+        return self._covariance(ds, ds), self._covariance(ds, du), self._covariance(du, du)
+
+    def _covariance(self, one: Sequence[float], other: Sequence[float]) -> Expression:
+        """Covariance of the errors of two sums of S1, S1² and S2; layers' errors are independent."""
+        total: Expression = Constant(0.0)
+        for layer in self.layers:
+            name = f"covariance_l{layer}_d{self._distance}"
+            for place, (a, b) in enumerate(combinations_with_replacement(range(3), 2)):
+                slope = one[a] * other[b] if a == b else one[a] * other[b] + one[b] * other[a]
+                total = total + slope * column(name, place)
+        return total / float(len(self.layers) ** 2)
 
     def readings(self) -> Mapping[str, Expression]:
         """``ds`` and ``du`` at the chosen distance, and ``ds@k`` at every measured one."""
@@ -210,6 +324,20 @@ class LongAttn(Scorer):
 
     def _keys(self) -> list[str]:
         return [f"l{layer}_d{distance}" for layer in self.layers for distance in self.distances]
+
+    def _check_rows(self) -> None:
+        if self.rows is None:
+            return
+        if self.per_head:
+            raise ValueError("per_head=True needs every row; leave rows unset")
+        if self.rows <= 0 or (self.rows > 1 and self.rows != int(self.rows)):
+            raise ValueError(f"rows must be a share in (0, 1) or a whole number of rows, got {self.rows}")
+        if self.pilot_sample < 0:
+            raise ValueError(f"pilot_sample must not be negative, got {self.pilot_sample}; 0 does without a pilot")
+
+    @property
+    def _rule(self) -> Normalisation:
+        return self.normalise or ("zscore" if self.convention == "paper" else "minmax")
 
     @property
     def _length(self) -> int:

@@ -40,6 +40,8 @@ SELECTION_SCHEMA = pa.schema(
     ]
 )
 
+VARIANCE = "variance of score"
+
 NO_WINDOW = "there is no window to select from"
 
 NAMED_SOURCES = 5
@@ -55,6 +57,8 @@ class Formula:
     score: Expression
     readings: Mapping[str, Expression] = field(default_factory=dict)
     """Quantities to be shown beside the score; ``ds`` and ``du`` become columns of the selection."""
+    variance: Expression | None = None
+    """Variance of the score's error, where columns are estimates."""
 
 
 def select(
@@ -70,8 +74,9 @@ def select(
     """Score, rank and cut the windows of ``units``; write every one of them to ``output`` with the reason for its fate.
 
     Windows that are not scored (duplicates of a document id, values that are no numbers) are no part of what scores
-    are standardised over; windows that fail ``rule.where`` are. ``memory_limit`` bounds DuckDB alone: it spills to a
-    folder beside ``output``, which is removed.
+    are standardised over; windows that fail ``rule.where`` are. Where a single scorer's columns are estimates, a last
+    column ``score_se`` is the standard error of the score, its scales taken as known. ``memory_limit`` bounds DuckDB
+    alone: it spills to a folder beside ``output``, which is removed.
     """
     check_rule(rule)
     if not units:
@@ -80,18 +85,21 @@ def select(
     inputs = Inputs(units, {"windows": windows} | {name: formula.table for name, formula in formulas.items()})
     score = combined_score(rule.weights, {name: formula.score for name, formula in formulas.items()}, inputs)
     readings = _readings(formulas)
-    columns = list(dict.fromkeys(column for part in (score, *readings.values()) for column in columns_of(part)))
+    variance = _variance(rule.weights, formulas)
+    shown = readings if variance is None else {**readings, VARIANCE: variance}
+    columns = list(dict.fromkeys(column for part in (score, *shown.values()) for column in columns_of(part)))
     signatures = rule.near_duplicates is not None
     if signatures and ("minhash" not in inputs.tables or SIGNATURE.name not in inputs.schema("minhash").names):
         raise ValueError("near_duplicates needs the column minhash.minhash; measure with the scorer minhash first")
     with open_database(output.parent, memory_limit, threads) as database:
         load(database, inputs, columns, signatures, rule.where)
         duplicates = mark_duplicates(database)
-        remarks = score_windows(database, score, readings, columns, rule.normalise_over)
+        remarks = score_windows(database, score, shown, columns, rule.normalise_over)
         scored_tokens = _tabulate_sources(database)
         keep_best(database, rule, source_limits(rule, scored_tokens))
         sources = summarise(database, list(readings))
-        write_chunks(output, SELECTION_SCHEMA, _selection_rows(database, list(readings)))
+        schema = SELECTION_SCHEMA if variance is None else SELECTION_SCHEMA.append(pa.field("score_se", pa.float64()))
+        write_chunks(output, schema, _selection_rows(database, list(shown), schema))
     notes = [*remarks, *_notes(sources, len(duplicates))]
     return Selection(str(output), sources, duplicates, notes)
 
@@ -105,6 +113,14 @@ def _readings(formulas: Mapping[str, Formula]) -> dict[str, Expression]:
     return readings
 
 
+def _variance(weights: Mapping[str, float], formulas: Mapping[str, Formula]) -> Expression | None:
+    """Variance of the score's error, for a score that is one scorer's own."""
+    if len(weights) != 1 or (name := next(iter(weights))) not in formulas:
+        return None
+    variance = formulas[name].variance
+    return None if variance is None else in_table(variance, name)
+
+
 def _tabulate_sources(database: Database) -> dict[str, int]:
     """Make the table ``sources`` with the place at which each begins; returns their scored tokens."""
     database.run("""
@@ -115,15 +131,16 @@ def _tabulate_sources(database: Database) -> dict[str, int]:
     return dict(database.rows("SELECT source, scored_tokens FROM sources ORDER BY source"))
 
 
-def _selection_rows(database: Database, readings: Sequence[str]) -> Iterator[pa.Table]:
+def _selection_rows(database: Database, readings: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows of the selection file, in its order."""
     ds, du = (f"reading_{readings.index(name)}" if name in readings else "NULL" for name in ("ds", "du"))
     # a scan without a join: that is what DuckDB returns in the order in which the rows were put in
     first = [place for (place,) in database.rows("SELECT first FROM sources ORDER BY source")]
+    error = f", sqrt(greatest(reading_{readings.index(VARIANCE)}, 0)) AS score_se" if VARIANCE in readings else ""
     query = f"""
         SELECT window_id, doc_id, source, start, num_tokens, char_start, char_end, {ds} AS ds, {du} AS du, score,
             CASE WHEN score IS NOT NULL THEN rowid - {first}[enum_code(source) + 1] + 1 END AS rank,
-            reason = 'kept' AS kept, reason, rowid AS place
+            reason = 'kept' AS kept, reason{error}, rowid AS place
         FROM ranked
     """
     written = 0
@@ -131,7 +148,7 @@ def _selection_rows(database: Database, readings: Sequence[str]) -> Iterator[pa.
         places = chunk["place"].to_numpy()
         assert np.array_equal(places, np.arange(written, written + len(chunk))), "DuckDB changed the order of the rows"
         written += len(chunk)
-        yield chunk.drop(["place"]).cast(SELECTION_SCHEMA)
+        yield chunk.drop(["place"]).cast(schema)
 
 
 def _notes(sources: Mapping[str, SourceSummary], num_duplicates: int) -> Iterator[str]:

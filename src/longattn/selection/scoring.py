@@ -116,11 +116,14 @@ def _standardise(
     nodes = list(dict.fromkeys(nodes))
 
     def to_text(expression: Expression) -> str:
-        return to_sql(expression, lambda column: f"value_{columns.index(column)}", standardised)
+        return to_sql(expression, lambda column: f"value_{columns.index(column)}", standardised, unit)
 
     def standardised(node: Standardised) -> str:
         i, inner = nodes.index(node), number(to_text(node.inner))
         return f"(CASE WHEN unit_{i} > 0 THEN ({inner} - origin_{i}) / unit_{i} ELSE {inner} - {inner} END)"
+
+    def unit(node: Standardised) -> str:
+        return f"unit_{nodes.index(node)}"
 
     remarks: list[str] = []
     scales = pa.table({"peers": [peers for (peers,) in database.rows("SELECT DISTINCT peers FROM scorable")]})
