@@ -1,4 +1,4 @@
-"""Attention kernels side by side: ``python benchmarks/kernels.py --lengths 2048 8192 --output kernels.json``.
+"""Attention kernels side by side: ``python benchmarks/kernels.py --lengths 2048 8192 --json kernels.json``.
 
 Nanoseconds per (query, key) pair of a window with all its rows, for the native kernel on each instruction set asked
 for, the blocked one, three calls of torch's own flash attention, and this machine's floor: the products, one
@@ -9,22 +9,19 @@ machine that others use it tells more than the clock. What does not agree with t
 
 import argparse
 import itertools
-import json
 import math
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from common import publish
 from longattn.attention import native, row_moments
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -174,29 +171,13 @@ def measure(case: Case, kernels: dict[str, Kernel], isas: list[str], seconds: fl
             break
     rows = []
     for name in kernels:
-        row = {**case._asdict(), "distances": len(case.distances), "kernel": name}
+        row = {**case._asdict(), "distances": len(case.distances), "kernel": name, "ms": clock[name] * 1e3}
         row |= {"ns_per_pair": clock[name] / case.pairs * 1e9, "cpu_ns_per_pair": cpu[name] / case.pairs * 1e9}
-        row["milliseconds"] = clock[name] * 1e3
         isa = name.removeprefix("native ")
         if isa in least:
-            row |= {"floor_ns_per_pair": least[isa] / case.pairs * 1e9, "times_floor": cpu[name] / least[isa]}
+            row |= {"floor_cpu_ns": least[isa] / case.pairs * 1e9, "times_floor": cpu[name] / least[isa]}
         rows.append(row)
     return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = [
-        "| heads | length | dtype | distances | kernel | ms | ns/pair | cpu ns/pair | floor | times floor |",
-        "|---|---:|---|---:|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        ends = f"{row['floor_ns_per_pair']:.3f} | {row['times_floor']:.2f}" if "times_floor" in row else "|"
-        lines.append(
-            f"| {row['model']} | {row['length']} | {row['dtype']} | {row['distances']} | {row['kernel']} "
-            f"| {row['milliseconds']:.1f} | {row['ns_per_pair']:.3f} | {row['cpu_ns_per_pair']:.3f} | {ends} |"
-        )
-    return "\n".join(lines)
 
 
 def parse() -> argparse.Namespace:
@@ -210,7 +191,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="per case, two rounds at least")
     parser.add_argument("--slow-up-to", type=int, default=8192, help="longest window for blocked and flash")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, help="JSON")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     return parser.parse_args()
 
 
@@ -223,26 +204,18 @@ def main() -> None:
         for length in options.lengths:
             slow = length <= options.slow_up_to
             kernels = contenders(options.isas, slow, slow and count == 1)
-            for name in [name for name, kernel in kernels.items() if not agrees(kernel, model, dtype, count)]:
-                sys.stderr.write(f"{name} differs from the float64 formula in {dtype} and is not timed\n")
-                del kernels[name]
             case = Case(model, length, dtype, log_spaced(length, count))
+            for name in [name for name, kernel in kernels.items() if not agrees(kernel, model, dtype, count)]:
+                refused = {
+                    **case._asdict(),
+                    "distances": count,
+                    "kernel": f"{name}: differs from the formula, not timed",
+                }
+                rows.append(refused)
+                del kernels[name]
             rows += measure(case, kernels, options.isas, options.seconds)
-            print(table(rows[-len(kernels) :]), flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    facts = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.stdout.strip(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "isa": native.isa(),
-    }
-    print(table(rows))
-    if options.output:
-        options.output.write_text(json.dumps({**facts, "rows": rows}, indent=1), encoding="utf-8")
+            print(f"{model} {dtype} {length} {count}", file=sys.stderr, flush=True)
+    publish(rows, options.json, threads=torch.get_num_threads(), isa=native.isa())
 
 
 if __name__ == "__main__":

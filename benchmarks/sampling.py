@@ -7,23 +7,18 @@ relative to all of them.
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
 import numpy.typing as npt
 
+from common import publish
 from longattn import refining, settings
 from longattn.asking import look
 from longattn.expressions import evaluate
@@ -151,13 +146,13 @@ class Attempt:
 
 
 def compare(attempt: Attempt, exact: npt.NDArray[np.float64], share: float) -> dict[str, dict[str, float]]:
-    """By source: overlap of the kept sets, cost of the windows beyond the pilot, error, coverage of intervals."""
+    """By source, and for all: overlap of the kept sets, cost of the windows beyond the pilot, error, coverage."""
     score, error, pairs = attempt.scores()
     sources = attempt.corpus.sources
     ours, right = kept(score, sources, share), kept(exact, sources, share)
     result: dict[str, dict[str, float]] = {}
-    for source in np.unique(sources):
-        here = sources == source
+    for source in (*np.unique(sources), "all"):
+        here = (sources == source) | (source == "all")
         drawn = here & attempt.sampled
         missed = np.abs(score - exact)[drawn]
         result[str(source)] = {
@@ -201,14 +196,14 @@ def refine(attempt: Attempt, exact: npt.NDArray[np.float64], share: float) -> di
         rounds += 1
 
 
-def summary(results: Sequence[dict[str, float]]) -> dict[str, list[float]]:
-    """Mean, standard deviation, least and most over seeds."""
+def summary(results: Sequence[dict[str, float]]) -> dict[str, str]:
+    """Mean and standard deviation over seeds, and the extremes."""
     numbers = {name: np.array([result[name] for result in results]) for name in results[0]}
-    return {name: [round(float(f(x)), 4) for f in (np.mean, np.std, np.min, np.max)] for name, x in numbers.items()}
+    return {name: f"{x.mean():.3f} ± {x.std():.3f} ({x.min():.3f} to {x.max():.3f})" for name, x in numbers.items()}
 
 
 def main() -> None:
-    """Measure, draw, compare and print JSON: each figure as mean, deviation, least and most over seeds."""
+    """Measure, draw, compare: each figure as mean, deviation, least and most over seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", action="append", default=[], help="NAME=PATH: more documents, *.txt below PATH")
     parser.add_argument("--model", default="smollm2")
@@ -219,9 +214,9 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.125, help="of the windows that is kept")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--refine", type=int, default=0, help="seeds that are refined, too")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args()
 
-    began = time.perf_counter()
     scorer = LongAttn(rows=options.rows, distances=(options.length // 4,)).for_length(options.length)
     tokenizer = Tokenizer.load(resolve(settings.Model(name=options.model)).tokenizer_file)
     windows = cut_windows(options.folder, tokenizer, options.length, options.windows)
@@ -235,9 +230,8 @@ def main() -> None:
     exact = evaluate(
         whole.score(), {name: np.concatenate([one[name] for one in found]) for name in whole.schema()}, corpus.sources
     )
-    facts: dict[str, object] = {
-        "windows": {str(s): int((corpus.sources == s).sum()) for s in np.unique(corpus.sources)}
-    }
+    counts = {str(source): int((corpus.sources == source).sum()) for source in np.unique(corpus.sources)}
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for size in options.pilots:
             results, refined = [], []
@@ -246,20 +240,12 @@ def main() -> None:
                 results.append(compare(attempt, exact, options.share))
                 if seed < options.refine:
                     refined.append(refine(attempt, exact, options.share))
-            facts[f"pilot {size}"] = {source: summary([r[source] for r in results]) for source in results[0]}
+            for source in results[0]:
+                drawn = [result[source] for result in results]
+                rows.append({"pilot": size, "drawn": source, "seeds": len(drawn), **summary(drawn)})
             if refined:
-                facts[f"pilot {size}, refined"] = summary(refined)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    facts |= {
-        **{name: getattr(options, name) for name in ("model", "length", "rows", "share", "seeds", "refine")},
-        "minutes": round((time.perf_counter() - began) / 60, 1),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-    sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+                rows.append({"pilot": size, "drawn": "refined", "seeds": len(refined), **summary(refined)})
+    publish(rows, options.json, options={**vars(options), "json": None}, windows=counts)
 
 
 if __name__ == "__main__":
