@@ -190,17 +190,26 @@ def measure_windows(
     """
     if not windows:
         return {}
-    asking = [(scorer, ask) for scorer in scorers if (ask := scorer.ask())]
-    measured: dict[str, list[Columns]] = {scorer.name: [] for scorer, _ in asking}
+    measured = measure_each(scorers, model, windows, on_window)
+    return {scorer.name: columns for scorer, columns in zip(scorers, measured, strict=True)}
+
+
+def measure_each(
+    scorers: Sequence[Scorer],
+    model: "Model | None",
+    windows: Sequence[Window],
+    on_window: Callable[[int], None] | None = None,
+) -> list[Columns]:
+    """The columns of each of the scorers, among which may be several of one name, for at least one window."""
+    asks = [(k, ask) for k, scorer in enumerate(scorers) if (ask := scorer.ask())]
+    measured: dict[int, list[Columns]] = {k: [] for k, _ in asks}
     for window in windows:
-        seen = look([ask for _, ask in asking], model, window)
-        for (scorer, _), one in zip(asking, seen, strict=True):
-            measured[scorer.name].append(scorer.measure([window], one))
+        seen = look([ask for _, ask in asks], model, window)
+        for (k, _), one in zip(asks, seen, strict=True):
+            measured[k].append(scorers[k].measure([window], one))
         if on_window:
             on_window(len(window.tokens))
-    together = {name: _stack(parts) for name, parts in measured.items() if parts}
-    others = {s.name: s.measure(windows, Seen()) for s in scorers if s.ask() is None}
-    return {**together, **others}
+    return [_stack(measured[k]) if k in measured else s.measure(windows, Seen()) for k, s in enumerate(scorers)]
 
 
 def _stack(parts: Sequence[Columns]) -> dict[str, np.ndarray]:
@@ -221,7 +230,7 @@ def commit_unit(job: Job, cut: CutUnit, measured: Mapping[str, Columns]) -> dict
         counts["non_finite"] = counts.get("non_finite", 0) + bad
         if job.table(scorer).receipt(cut.unit) is None:
             found = {"windows": len(cut.windows), "non_finite": bad}
-            job.table(scorer).commit(cut.unit, _scorer_rows(scorer, cut.windows, columns), found, versions)
+            job.table(scorer).commit(cut.unit, scorer_rows(scorer, cut.windows, columns), found, versions)
     return counts
 
 
@@ -237,7 +246,8 @@ def _window_rows(windows: Sequence[Window]) -> pa.Table:
     return pa.Table.from_pylist(rows, WINDOWS)
 
 
-def _scorer_rows(scorer: Scorer, windows: Sequence[Window], columns: Columns) -> pa.Table:
+def scorer_rows(scorer: Scorer, windows: Sequence[Window], columns: Columns) -> pa.Table:
+    """A scorer's columns of some windows as they are stored, with the windows' ids."""
     types = {"float64": pa.float64(), "int64": pa.int64(), "int32": pa.int32()}
     types |= {"list<float64>": pa.list_(pa.float64()), "list<uint32>": pa.list_(pa.uint32())}
     schema = pa.schema([("window_id", pa.string()), *((n, types[t]) for n, t in scorer.schema().items())])

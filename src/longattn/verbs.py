@@ -20,12 +20,13 @@ from longattn.measuring import Job
 from longattn.pilots import with_pilots
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
-from longattn.scorers import PilotScorer
-from longattn.tables import RunFolder, Table, durable
+from longattn.scorers import PilotScorer, Scorer
+from longattn.tables import RunFolder, Table, durable, write_json
 
 if TYPE_CHECKING:
     from longattn.export import ExportSummary
     from longattn.selection import Selection
+    from longattn.validity import Comparison, Preset, Validation
 
 
 def plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
@@ -340,6 +341,103 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
         for i, w in enumerate(windows)
     ]
     return TextScore(num_tokens, rows, dict(scorer.null()))
+
+
+BASELINES = ("token_null", "length", "random")
+"""Scorers that stand in every validation: what they explain is no long-range dependency."""
+
+
+def validate(
+    recipe: Recipe,
+    output: Path,
+    rule: settings.Validating | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: engines.Progress | None = None,
+    more: Mapping[str, Scorer] | None = None,
+) -> "Validation":
+    """Put the recipe's scorers and the baselines to the test on windows of its corpus.
+
+    ``more`` are scorers by a label of their own, such as one scorer with other settings. Writes below
+    ``output/validity``: what was measured, ``validation.json`` and ``validation.html``; continues where an earlier
+    attempt stopped.
+    """
+    from longattn import validity
+
+    names = dict.fromkeys([*recipe.scorers, *BASELINES])
+    scorers = {name: recipe.scorer(name) for name in names}
+    scorers |= {label: scorer.for_length(recipe.window.length) for label, scorer in (more or {}).items()}
+    job, units, place = _validity_job(recipe, output, tuple(scorers.values()), device)
+    with job.run.lock():
+        labelled = dict(zip(scorers, job.scorers, strict=True))
+        found = validity.validate(job, units, labelled, rule or settings.Validating(), place, threads, progress)
+        validity.write_validation(job.run.root / "validation.html", found)
+    return found
+
+
+def _validity_job(
+    recipe: Recipe, output: Path, scorers: tuple[Scorer, ...], device: str
+) -> tuple[Job, list[WorkUnit], str]:
+    """A job whose tables are below ``output/validity``, its input as units, and the device to work on."""
+    job = replace(prepare(recipe, output), scorers=scorers)
+    units = corpus.list_units(recipe.corpus, job.run.plan())
+    (place, *_) = engines.devices(settings.Compute(devices=(device,)), needed=bool(job.asks) or not scorers)
+    # a pilot of the run itself serves as well
+    job = with_pilots(job, units, place)
+    return replace(job, run=RunFolder(output / "validity")), units, place
+
+
+def calibrate(
+    recipe: Recipe,
+    output: Path,
+    preset: Path,
+    rule: settings.Calibrating | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: engines.Progress | None = None,
+) -> "Preset":
+    """Find the far attention that tells intact windows of the recipe's corpus from controls, and write it as a preset.
+
+    Measures below ``output/validity`` and continues where an earlier attempt stopped.
+    """
+    from longattn import validity
+
+    job, units, place = _validity_job(recipe, output, (), device)
+    with job.run.lock():
+        found = validity.calibrate(job, units, rule or settings.Calibrating(), place, threads, progress)
+    write_json(preset, found)
+    return found
+
+
+def compare(recipe: Recipe, output: Path, *, texts: bool = True) -> "Comparison":
+    """Compare the scorers that a run has measured, on all of its windows; no model is loaded.
+
+    Writes ``comparison.json`` and ``comparison.html`` below ``output/validity``; with ``texts`` False no text of the
+    corpus is shown. All scores are held in memory. Raises :class:`RunError` for scorers measured with other settings.
+    """
+    from longattn import validity
+    from longattn.export import read_texts
+
+    run = RunFolder(output)
+    tables = run.manifest().get("tables", {})
+    windows = _table(run, tables, "windows")
+    scorers = {name: recipe.scorer(name) for name in tables if name not in ("documents", "windows", "minhash")}
+    measured = {name: _measured(run, tables, name, dict(of.measurement())) for name, of in scorers.items()}
+    measured = {name: table for name, table in measured.items() if _same_windows(table, windows)}
+    units = [unit.id for unit in run.plan() if all(t.receipt(unit.id) for t in (windows, *measured.values()))]
+    if not units:
+        raise RunError(f"{output} has no work unit that every scorer has measured")
+    scores = {name: (table, scorers[name].score()) for name, table in measured.items()}
+    known = json.loads(path.read_bytes()) if (path := output / "validity" / "timings.json").exists() else {}
+    costs = {name: known[table.hash]["seconds"] for name, table in measured.items() if table.hash in known}
+
+    def read(ids: Sequence[str]) -> Mapping[str, str]:
+        return read_texts(run.plan(), windows, ids, recipe.corpus)
+
+    found = validity.compare_tables(windows, units, scores, texts=read if texts else None, costs=costs)
+    write_json(output / "validity" / "comparison.json", found)
+    validity.write_comparison(output / "validity" / "comparison.html", found)
+    return found
 
 
 def verify(output: Path) -> Iterator[str]:
