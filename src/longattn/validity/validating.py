@@ -17,7 +17,7 @@ from longattn.engines.progress import Progress
 from longattn.errors import CorpusError
 from longattn.measuring import Job, measure_each, package_versions
 from longattn.records import Window, WorkUnit
-from longattn.scorers import Scorer
+from longattn.scorers import PilotScorer, Scorer
 from longattn.tables import write_json
 from longattn.validity.blocks import INTACT, PAIRS, RECUT, Material, make_material, measure_blocks, read_scores
 from longattn.validity.controls import CONTROLS, parse
@@ -135,7 +135,7 @@ def validate(
         settings={**settings.plain(rule), "controls": list(controls)},
         model={"name": job.checkpoint.name, "hash": job.checkpoint.hash, "dtype": job.model.dtype},
         window=job.window.length,
-        scorers={label: {"scorer": s.name, "pairs": pairs[label], **settings.plain(s)} for label, s in scorers.items()},
+        scorers={label: {"pairs": pairs[label], **_facts(scorer)} for label, scorer in scorers.items()},
         sources={m.source: {"windows": len(m.intact), "documents": len(set(m.documents))} for m in materials},
         separations=separations,
         readings=readings,
@@ -146,6 +146,14 @@ def validate(
     del facts["costs"]
     write_json(job.run.root / "validation.json", facts)
     return replace(found, costs=_costs(job, scorers, materials[0].intact[:PAIRS], device))
+
+
+def _facts(scorer: Scorer) -> dict[str, Any]:
+    """A scorer's name and settings, without the place of its pilot on this machine; the pilot's hash says which."""
+    found = {"scorer": scorer.name, **settings.plain(scorer)}
+    if isinstance(scorer, PilotScorer):
+        del found["pilot"]
+    return found
 
 
 def _separations(
