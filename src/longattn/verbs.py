@@ -364,13 +364,15 @@ def validate(
     """
     from longattn import validity
 
+    rule = rule or settings.Validating()
+    validity.check_rule(rule)
     names = dict.fromkeys([*recipe.scorers, *BASELINES])
     scorers = {name: recipe.scorer(name) for name in names}
     scorers |= {label: scorer.for_length(recipe.window.length) for label, scorer in (more or {}).items()}
     job, units, place = _validity_job(recipe, output, tuple(scorers.values()), device)
     with job.run.lock():
         labelled = dict(zip(scorers, job.scorers, strict=True))
-        found = validity.validate(job, units, labelled, rule or settings.Validating(), place, threads, progress)
+        found = validity.validate(job, units, labelled, rule, place, threads, progress)
         validity.write_validation(job.run.root / "validation.html", found)
     return found
 

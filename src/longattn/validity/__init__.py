@@ -5,7 +5,7 @@ from longattn.validity.comparing import Comparison, compare, compare_tables
 from longattn.validity.controls import CONTROLS, Control, Piece, Pool
 from longattn.validity.page import write_comparison, write_validation
 from longattn.validity.statistics import Estimate
-from longattn.validity.validating import Cost, Reading, Separation, Validation, validate
+from longattn.validity.validating import Cost, Reading, Separation, Validation, check_rule, validate
 
 __all__ = [
     "CONTROLS",
@@ -20,6 +20,7 @@ __all__ = [
     "Separation",
     "Validation",
     "calibrate",
+    "check_rule",
     "compare",
     "compare_tables",
     "validate",

@@ -55,8 +55,8 @@ def sample(job: Job, units: Sequence[WorkUnit], count: int, seed: int) -> Sample
 
 
 def digest(seed: int, name: str) -> str:
-    """A place in an order that has nothing to do with the name."""
-    return hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest()
+    """A place in an order that has nothing to do with the name, nor with the scorer ``random``, which hashes it too."""
+    return hashlib.sha256(f"validity\0{seed}\0{name}".encode()).hexdigest()
 
 
 def _documents(windows: Sequence[Window]) -> list[list[Window]]:

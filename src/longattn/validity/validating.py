@@ -111,11 +111,8 @@ def validate(
     have it. Everything is written into the job's run folder: ``tables/``, ``validation.json`` (the same bytes for the
     same corpus, settings and seed) and ``timings.json``. Raises :class:`CorpusError` if no source has two windows.
     """
+    check_rule(rule)
     controls = rule.controls or CONTROLS
-    for name in controls:
-        parse(name)
-    if rule.pairs < 2:
-        raise ValueError(f"pairs must be at least 2, got {rule.pairs}")
     pairs = {label: min(rule.pairs, rule.pairs_for.get(scorer.name, rule.pairs)) for label, scorer in scorers.items()}
     count = -(-rule.pairs // PAIRS) * PAIRS
     sampled = sample(job, units, count, rule.seed)
@@ -146,6 +143,15 @@ def validate(
     del facts["costs"]
     write_json(job.run.root / "validation.json", facts)
     return replace(found, costs=_costs(job, scorers, materials[0].intact[:PAIRS], device))
+
+
+def check_rule(rule: settings.Validating) -> None:
+    """Raise ``ValueError`` for settings that no validation can be made with."""
+    for name in rule.controls:
+        parse(name)
+    for setting, number, least in (("pairs", rule.pairs, 2), ("resamples", rule.resamples, 1)):
+        if number < least:
+            raise ValueError(f"{setting} must be at least {least}, got {number}")
 
 
 def _facts(scorer: Scorer) -> dict[str, Any]:
