@@ -20,7 +20,14 @@ from longattn.validity.far_attention import FarAttention
 from longattn.validity.sampling import Intact
 
 RULE = settings.Calibrating(
-    share=1.0, targets=("spliced-2", "spliced-4"), others=("repeated",), pairs=8, rows=None, resamples=50, folds=2
+    share=1.0,
+    targets=("spliced-2", "spliced-4"),
+    others=("repeated",),
+    pairs=8,
+    rows=None,
+    skips=(4,),
+    resamples=50,
+    folds=2,
 )
 
 
