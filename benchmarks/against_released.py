@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from common import circumstances, commit, standard_library
+from common import commit, publish, standard_library
 from compare_released import Released, released_distance
 from longattn import settings
 from longattn.models import resolve
@@ -32,12 +32,15 @@ BOUNDS = {"float32": 1e-3, "bfloat16": 1e-2}
 def ours(tokens: Path, dtype: str, theta: float) -> dict[str, Any]:
     """One run of ours, by ``one_window.py``."""
     script = Path(__file__).with_name("one_window.py")
-    command = [sys.executable, str(script), "--tokens", str(tokens), "--dtype", dtype, "--rope-theta", str(theta)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    answer = tokens.with_suffix(".answer")
+    command = [sys.executable, str(script), "--tokens", str(tokens), "--json", str(answer)]
+    subprocess.run([*command, "--dtype", dtype, "--rope-theta", str(theta)], capture_output=True, check=True)
+    facts = json.loads(answer.read_text(encoding="utf-8"))
+    return {**facts, **facts["rows"][0]}
 
 
-def compare(released: Released, ids: list[int], repeats: int, theta: float) -> dict[str, Any]:
-    """Both sides on one window; raises ``SystemExit`` where they disagree."""
+def compare(released: Released, ids: list[int], repeats: int, theta: float) -> list[dict[str, Any]]:
+    """Both sides on one window, a row each; raises ``SystemExit`` where they disagree."""
     if released_distance(len(ids)) != len(ids) // 4:
         raise SystemExit("the length must be a multiple of 4, for both sides to have the same distance")
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -61,13 +64,14 @@ def compare(released: Released, ids: list[int], repeats: int, theta: float) -> d
     best = {side: min(run["seconds"] for run in done) for side, done in runs.items()}
     peak = {side: max(run["peak_mb"] for run in done) for side, done in runs.items()}
     their_best, their_peak = min(best["eager"], best["sdpa"]), min(peak["eager"], peak["sdpa"])
-    return {
-        "length": len(ids),
-        "seconds": best,
-        "peak_mb": peak,
-        "times_faster": {dtype: their_best / best[dtype] for dtype in BOUNDS},
-        "share_of_memory": {dtype: peak[dtype] / their_peak for dtype in BOUNDS},
-    }
+    rows: list[dict[str, Any]] = []
+    for side in runs:
+        row = {"tokens": len(ids), "side": f"released, {side}", "seconds": best[side], "peak_mb": peak[side]}
+        if side in BOUNDS:
+            ratios = {"times_faster": their_best / best[side], "share_of_memory": peak[side] / their_peak}
+            row |= {"side": f"ours, {side}", **ratios}
+        rows.append(row)
+    return rows
 
 
 def parse() -> argparse.Namespace:
@@ -91,17 +95,9 @@ def main() -> None:
     checkpoint = resolve(model)
     ids = standard_library(Tokenizer.load(checkpoint.tokenizer_file), max(options.lengths)).tolist()
     released = Released(options.checkout, options.python, model, checkpoint.tokenizer_file.parent)
-    found = [compare(released, ids[:length], options.repeats, options.rope_theta) for length in options.lengths]
-    print("| tokens | side | seconds | peak MB | times faster | share of memory |\n|---|---|---|---|---|---|")
-    for one in found:
-        for side, seconds in one["seconds"].items():
-            faster, share = one["times_faster"].get(side), one["share_of_memory"].get(side)
-            ratios = f"{faster:.0f} | {share:.2f}" if faster else " | "
-            name = side if faster else f"released, {side}"
-            print(f"| {one['length']} | {name} | {seconds:.3f} | {one['peak_mb'][side]:.0f} | {ratios} |")
-    if options.json:
-        facts = {**circumstances(), "released": commit(options.checkout), "windows": found}
-        options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    windows = [ids[:length] for length in options.lengths]
+    rows = [row for window in windows for row in compare(released, window, options.repeats, options.rope_theta)]
+    publish(rows, options.json, released=commit(options.checkout))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What every benchmark states or needs: circumstances, memory, a real text, fair repetition."""
+"""What every benchmark needs: circumstances, a table for people, JSON for programs, a text, fair repetition."""
 
+import json
 import os
 import platform
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,24 @@ def circumstances() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "tokenizers")},
     }
+
+
+def publish(rows: Sequence[Mapping[str, Any]], file: Path | None, **facts: Any) -> None:
+    """Print rows of figures as a Markdown table; write them to a JSON file, with the facts and the circumstances."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    print("| " + " | ".join(name.replace("_", " ") for name in columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |")
+    if file:
+        everything = {**circumstances(), **facts, "rows": rows}
+        file.write_text(json.dumps(everything, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def commit(folder: Path) -> str:

@@ -10,7 +10,6 @@ standard library, or the token ids of a JSON file.
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common import circumstances, resident, standard_library
+from common import publish, resident, standard_library
 from longattn import settings
 from longattn.measuring import measure_windows
 from longattn.models import load_model, resolve
@@ -37,11 +36,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backend", default="auto", help="attention kernel")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of the window; the fastest is told")
     parser.add_argument("--tokens", type=Path, help="JSON list of token ids to take instead of the standard library")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure one window and print JSON."""
+    """Measure one window."""
     options = parse()
     model = settings.Model(name=options.model, rope_theta=options.rope_theta, dtype=options.dtype)
     checkpoint = resolve(model)
@@ -61,21 +61,17 @@ def main() -> None:
         columns = dict(measure_windows([scorer], loaded, [_window(ids)])["longattn"])
         seconds.append(time.perf_counter() - began)
     s1_H, s2_H = (columns[f"heads_{kind}_l0_d{scorer.distance}"][0] for kind in ("s1", "s2"))
-    answer = {
-        "length": len(ids),
-        "distance": scorer.distance,
+    row = {
+        "tokens": len(ids),
         "dtype": options.dtype,
         "backend": options.backend,
-        "ds": (s1_H / len(ids)).tolist(),
-        "s2": s2_H.tolist(),
-        "first_seconds": seconds[0],
         "seconds": min(seconds),
-        "loaded_mb": before,
+        "first_seconds": seconds[0],
+        "tokens_per_second": len(ids) / min(seconds),
         "peak_mb": resident(peak=True),
-        **circumstances(),
+        "beside_loaded_mb": resident(peak=True) - before,
     }
-    json.dump(answer, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    publish([row], options.json, distance=scorer.distance, ds=(s1_H / len(ids)).tolist(), s2=s2_H.tolist())
 
 
 def _window(tokens: npt.NDArray[np.uint32]) -> Window:

@@ -7,19 +7,17 @@ is the default one. Selecting is done in a process of its own; making the tables
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from common import publish
 from longattn.scorers import LongAttn
 from longattn.selection import Formula, select
 from longattn.settings import Selecting
@@ -101,13 +99,14 @@ def run_select(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make the tables, select in another process, print JSON."""
+    """Make the tables, select in another process, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--sources", type=int, default=6)
     parser.add_argument("--units", type=int, default=1000)
     parser.add_argument("--folder", type=Path, help="keep the tables here, or use those that are here")
     parser.add_argument("--select-only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args()
     if options.select_only:
         run_select(options.folder)
@@ -121,20 +120,8 @@ def main() -> None:
                 write_unit(folder, number, num_rows, f"source{number % options.sources}")
         command = [sys.executable, __file__, "--folder", str(folder), "--select-only"]
         took = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    facts = {
-        "rows": options.rows,
-        "sources": options.sources,
-        "units": options.units,
-        **took,
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load": round(os.getloadavg()[0], 1),
-    }
-    sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+    sizes = {"rows": options.rows, "sources": options.sources, "units": options.units}
+    publish([{**sizes, **took}], options.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from longattn import settings
-from longattn.asking import look
+from longattn.asking import TOKENS_AT_ONCE, batches, look, look_together
 from longattn.models import load_model, resolve
 from longattn.records import Window
 from longattn.scorers import Ask, ShortContext, WholeWindow
@@ -84,3 +84,36 @@ def test_masked_heads_are_another_context(model, window):
     masked = WholeWindow(frozenset({(0, 0), (1, 3)}))
     seen = look([Ask(contexts=(WholeWindow(), masked))], model, window)[0]
     assert not np.allclose(seen.predictions[masked][0].log_probs, seen.predictions[WholeWindow()][0].log_probs)
+
+
+def windows_of(lengths):
+    random = np.random.default_rng(5)
+    return [
+        Window(f"d{i}", "s", 0, random.integers(0, 256, length).astype(np.uint32), 0, length, length)
+        for i, length in enumerate(lengths)
+    ]
+
+
+def test_short_windows_share_a_forward_pass_and_see_what_they_see_alone(model):
+    asks = [
+        Ask(layers="all", observe=keep, contexts=(WholeWindow(), ShortContext(16, 8))),
+        Ask(layers=(1,), observe=keep, rows=lambda window: window.tokens[:5].astype(np.int64) % LENGTH),
+    ]
+    windows = windows_of([LENGTH] * 5)
+    for window, seen in zip(windows, look_together(asks, model, windows), strict=True):
+        for together, alone in zip(seen, look(asks, model, window), strict=True):
+            for layer, columns in alone.layers.items():
+                assert all(np.array_equal(columns[name], together.layers[layer][name]) for name in columns)
+            for context, scores in alone.predictions.items():
+                assert all(
+                    np.array_equal(a.log_probs, b.log_probs)
+                    for a, b in zip(scores, together.predictions[context], strict=True)
+                )
+
+
+def test_batches_hold_neighbours_of_one_length_up_to_a_number_of_tokens():
+    short = TOKENS_AT_ONCE // 4
+    lengths = [short] * 5 + [TOKENS_AT_ONCE * 2] * 2 + [short, short + 1, short + 1]
+    grouped = [[len(window.tokens) for window in batch] for batch in batches(windows_of(lengths))]
+    assert grouped == [[short] * 4, [short], [2 * TOKENS_AT_ONCE], [2 * TOKENS_AT_ONCE], [short], [short + 1] * 2]
+    assert list(batches([])) == []

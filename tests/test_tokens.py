@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
+from longattn import tokens
 from longattn.errors import ModelError
+from longattn.gigatokens import Gigatokens
 from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, Tokenizer, check_vocabulary
 
 WORDS = (
@@ -245,3 +249,113 @@ def test_ids_beyond_the_embeddings_are_refused():
     check_vocabulary(tokenizer, backend.get_vocab_size() - 1)
     with pytest.raises(ModelError, match="embeds only"):
         check_vocabulary(tokenizer, backend.get_vocab_size() - 2)
+
+
+# Another backend: the same tokens, or it is not used.
+
+FAST = ["gpt2", "smollm", "llama3", "qwen2", "tekken"]
+needs_gigatoken = pytest.mark.skipif(
+    importlib.util.find_spec("gigatoken") is None, reason="gigatoken is not installed: pip install 'longattn[fast]'"
+)
+
+
+def lists(tokenized: tokens.Tokenized) -> list[list[int]]:
+    return [array.tolist() for array in tokenized]
+
+
+@pytest.fixture(scope="module")
+def fast(families) -> dict[str, tuple[Tokenizer, Tokenizer]]:
+    """Of each family: a tokenizer that trusts gigatoken from the first character on, and one that never uses it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "GATE_CHARS", 0)
+        return {
+            name: (Tokenizer(content(families[name][2]), "gigatoken", piece_chars=1), families[name][0])
+            for name in FAST
+        }
+
+
+@needs_gigatoken
+@pytest.mark.parametrize("family", FAST)
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(text=texts)
+def test_gigatoken_gives_the_same_tokens_and_spans(fast, family, text):
+    quick, plain = fast[family]
+    assert lists(quick.encode(text)) == lists(plain.encode(text))
+
+
+@needs_gigatoken
+def test_bytes_that_the_vocabulary_lacks_are_left_to_tokenizers():
+    spec = json.loads(FAMILIES["smollm"]().to_str())
+    lacking = {sign: token for sign, token in spec["model"]["vocab"].items() if sign not in ("Ā", "ð")}
+    spec["model"] |= {"vocab": lacking, "merges": [m for m in spec["model"]["merges"] if "ð" not in "".join(m)]}
+    data = json.dumps(spec).encode()
+    quick = Tokenizer(data, "gigatoken")
+    quick._unproven = 0
+    for text in ["a\0b c", "plain text", "a 🦑 b", ""]:
+        assert lists(quick.encode(text)) == lists(Tokenizer(data).encode(text))
+
+
+@needs_gigatoken
+def test_a_lone_surrogate_is_refused_by_either_backend(fast):
+    with pytest.raises(ValueError, match="lone surrogate at character 9"):
+        fast["llama3"][0].encode("well then\ud800")
+
+
+@needs_gigatoken
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("gpt2 with a prefix", "put a space before"),
+        ("llama2", "normalizer Sequence"),
+        ("metaspace, words", "byte-level BPE only"),
+        ("falcon", "cannot read this tokenizer"),
+    ],
+)
+def test_a_tokenizer_that_gigatoken_does_not_know_is_encoded_by_tokenizers(families, family, reason, caplog):
+    data = content(families[family][2])
+    with pytest.raises(ModelError, match=reason):
+        Tokenizer(data, "gigatoken")
+    automatic = Tokenizer(data, "auto")
+    assert "tokenizers is used" in caplog.text
+    assert lists(automatic.encode(WORDS)) == lists(Tokenizer(data).encode(WORDS))
+
+
+@needs_gigatoken
+def test_other_tokens_at_the_gate_end_the_use_of_gigatoken(families, monkeypatch, caplog):
+    original = Gigatokens.encode
+
+    def wrong(self: Gigatokens, piece: str):
+        ids, starts, ends = original(self, piece)  # type: ignore[misc]
+        return ids ^ 1, starts, ends
+
+    data = content(families["llama3"][2])
+    monkeypatch.setattr(Gigatokens, "encode", wrong)
+    automatic, named = Tokenizer(data, "auto"), Tokenizer(data, "gigatoken")
+    text = "one two three"
+    assert lists(automatic.encode(text)) == lists(Tokenizer(data).encode(text))
+    assert "other tokens than tokenizers at character 0" in caplog.text
+    assert automatic._fast is None
+    with pytest.raises(ModelError, match="other tokens than tokenizers"):
+        named.encode(text)
+
+
+@needs_gigatoken
+def test_gigatoken_is_trusted_after_as_much_text_as_the_gate_asks_for(families, monkeypatch):
+    monkeypatch.setattr(tokens, "GATE_CHARS", 20)
+    tokenizer = Tokenizer(content(families["llama3"][2]), "auto", piece_chars=1)
+    compared = []
+    monkeypatch.setattr(tokenizer, "_encode_batch", lambda text, batch: compared.append(text) or original(text, batch))
+    original = Tokenizer._encode_batch.__get__(tokenizer)
+    for _ in range(5):
+        tokenizer.encode("ten chars.")
+    assert len(compared) == 2
+
+
+def test_without_gigatoken_only_its_name_is_an_error(families, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    monkeypatch.setitem(sys.modules, "gigatoken.gigatoken_rs", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    data = content(families["llama3"][2])
+    assert Tokenizer(data, "auto").encode("one two").ids.tolist() == Tokenizer(data).encode("one two").ids.tolist()
+    with pytest.raises(ModelError, match=r"pip install 'longattn\[fast\]'"):
+        Tokenizer(data, "gigatoken")

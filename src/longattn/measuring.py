@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn import corpus, settings
-from longattn.asking import load_model_for, look
+from longattn.asking import batches, load_model_for, look_together
 from longattn.models import Checkpoint
 from longattn.records import Document, Reject, Window, WorkUnit
 from longattn.scorers import Ask, Columns, PilotScorer, Scorer, Seen
@@ -25,7 +25,7 @@ from longattn.windows import cut
 if TYPE_CHECKING:
     from longattn.models.base import Model
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same settings would measure something else than before; part of every table's settings."""
 
 WINDOWS = pa.schema(
@@ -185,8 +185,8 @@ def measure_windows(
 ) -> dict[str, Columns]:
     """The columns of each scorer, by scorer name, from one forward pass per window for all of them.
 
-    Windows go through the model one at a time, so that a window's numbers cannot depend on its neighbours.
-    ``on_window`` is told the tokens of each window when it is done.
+    Windows have no padding and short ones share a forward pass, whose rows do not touch each other; attention is
+    measured a window at a time. ``on_window`` is told the tokens of each window when it is done.
     """
     if not windows:
         return {}
@@ -203,12 +203,12 @@ def measure_each(
     """The columns of each of the scorers, among which may be several of one name, for at least one window."""
     asks = [(k, ask) for k, scorer in enumerate(scorers) if (ask := scorer.ask())]
     measured: dict[int, list[Columns]] = {k: [] for k, _ in asks}
-    for window in windows:
-        seen = look([ask for _, ask in asks], model, window)
-        for (k, _), one in zip(asks, seen, strict=True):
-            measured[k].append(scorers[k].measure([window], one))
-        if on_window:
-            on_window(len(window.tokens))
+    for batch in batches(windows):
+        for window, seen in zip(batch, look_together([ask for _, ask in asks], model, batch), strict=True):
+            for (k, _), one in zip(asks, seen, strict=True):
+                measured[k].append(scorers[k].measure([window], one))
+            if on_window:
+                on_window(len(window.tokens))
     return [_stack(measured[k]) if k in measured else s.measure(windows, Seen()) for k, s in enumerate(scorers)]
 
 

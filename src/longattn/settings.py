@@ -82,6 +82,10 @@ class Model:
     """Precision of weights, queries and keys; sums are kept in float64 whatever this is."""
 
 
+TokenizerBackend = Literal["auto", "tokenizers", "gigatoken"]
+VocabularyTable = Literal["auto", "always", "never"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     """How the work is spread; none of it changes a result."""
@@ -92,6 +96,13 @@ class Compute:
     """One scorer process each: ``cpu``, ``cuda:0``, ``mps``; ``auto`` takes every GPU, or the CPU."""
     threads: int | None = None
     """CPU threads of one scorer process; None leaves it to torch."""
+    tokenizer: TokenizerBackend = "auto"
+    """What encodes text: ``tokenizers``, or the much faster ``gigatoken`` (``longattn[fast]``), which is first compared
+    with it. ``auto`` takes gigatoken where it is installed, knows the tokenizer and gives the same tokens; one asked
+    for by name runs or raises."""
+    vocabulary_table: VocabularyTable = "auto"
+    """Keep layer-0 queries and keys of every token id in the cache folder, for all processes and later runs on this
+    CPU: ``auto`` makes the table for a corpus that uses most of it, and uses one that is there."""
     shard: str | None = None
     """``K/N``: do only every N-th work unit, beginning with the K-th (0-based)."""
     max_errors: int | None = None
@@ -100,8 +111,9 @@ class Compute:
     """For a first look: begin no further work unit once this many windows are measured; nothing measured is wasted."""
 
 
-Backend = Literal["auto", "reference", "blocked"]
-"""Attention kernels; ``auto`` is ``blocked``, and one asked for by name runs or raises."""
+Backend = Literal["auto", "reference", "blocked", "native", "triton"]
+"""Attention kernels; ``auto`` takes ``native`` on a CPU and ``triton`` on a GPU, else ``blocked``; one named runs or
+raises."""
 
 
 @dataclass(frozen=True, kw_only=True)

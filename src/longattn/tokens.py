@@ -15,8 +15,10 @@ tokenizer's structure, and a structure that is not known here is never cut:
 
 import copy
 import hashlib
+import importlib.util
 import itertools
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,12 +29,19 @@ import numpy.typing as npt
 import tokenizers
 
 from longattn.errors import ModelError
+from longattn.gigatokens import Gigatokens, Piece
+from longattn.settings import TokenizerBackend
+
+log = logging.getLogger(__name__)
 
 PIECE_CHARS = 2**16
 """A piece is cut at the first border after this many characters."""
 WHOLE_CHARS = 2**24
 """The longest document, in characters, for a tokenizer whose documents cannot be cut (takes about 2 GB)."""
+GATE_CHARS = 2**20
+"""Another backend is compared with ``tokenizers`` on the first this many characters that a process encodes."""
 _BATCH = 8
+_CHARS_PER_TOKEN = 4
 
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3_SPLIT = (
@@ -82,7 +91,18 @@ class Tokenizer:
     file asks for are ignored.
     """
 
-    def __init__(self, content: bytes, *, piece_chars: int = PIECE_CHARS, whole_chars: int = WHOLE_CHARS) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        backend: TokenizerBackend = "tokenizers",
+        *,
+        piece_chars: int = PIECE_CHARS,
+        whole_chars: int = WHOLE_CHARS,
+    ) -> None:
+        """``backend`` is what encodes; see :attr:`longattn.settings.Compute.tokenizer`.
+
+        Raises ``ModelError`` for ``gigatoken`` by name where that cannot be used.
+        """
         spec = _complete(json.loads(content)) | {"truncation": None, "padding": None, "post_processor": None}
         self.hash = hashlib.sha256(content).hexdigest()[:16]
         """Content hash of the file, 16 hexadecimal digits."""
@@ -94,13 +114,16 @@ class Tokenizer:
         self._first = _backend(spec)
         inner = self._cut.inner if isinstance(self._cut, _Cut) else None
         self._inner = self._first if inner is None else _backend(inner)
+        self._backend = backend
+        self._fast = _fast(spec, backend)
+        self._unproven = GATE_CHARS
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
+    def load(cls, path: str | Path, backend: TokenizerBackend = "tokenizers") -> "Tokenizer":
         """Read a ``tokenizer.json``. Raises ``ModelError`` for a file that is none."""
         try:
-            return cls(Path(path).read_bytes())
-        except OSError:
+            return cls(Path(path).read_bytes(), backend)
+        except (OSError, ModelError):
             raise
         except Exception as error:  # the library raises bare Exception for what it cannot parse
             raise ModelError(f"{path} is not a tokenizer.json that can be read: {error}") from error
@@ -112,10 +135,12 @@ class Tokenizer:
         whose documents cannot be cut.
         """
         pieces = self._pieces(text)
-        parts: list[Tokenized] = []
+        columns = [_Growing(len(text) // _CHARS_PER_TOKEN) for _ in Tokenized._fields]
         while batch := list(itertools.islice(pieces, _BATCH)):
-            parts += self._encode_batch(text, batch)
-        return Tokenized(*(_join(list(arrays)) for arrays in zip(*parts, strict=True))) if parts else _EMPTY
+            for part in self._encode_batch(text, batch) if self._fast is None else self._encode_fast(text, batch):
+                for column, array in zip(columns, part, strict=True):
+                    column.append(array)
+        return Tokenized(*(column.finished() for column in columns))
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
         """The text of some tokens, special ones included."""
@@ -135,6 +160,31 @@ class Tokenizer:
             yield start, end
             start = end
 
+    def _encode_fast(self, text: str, batch: Sequence[tuple[int, int]]) -> list[Tokenized]:
+        """The same tokens by way of gigatoken, compared with ``tokenizers`` until ``GATE_CHARS`` agreed."""
+        assert self._fast is not None
+        if self._unproven <= 0:
+            return [self._encode_piece(text, piece) for piece in batch]
+        expected = self._encode_batch(text, batch)
+        for (start, end), part in zip(batch, expected, strict=True):
+            found = self._fast.encode(text[start:end])
+            if found and not all(map(np.array_equal, _shifted(found, start), part)):
+                message = f"gigatoken gives other tokens than tokenizers at character {start} of a document"
+                if self._backend == "gigatoken":
+                    raise ModelError(f"{message}; --compute.tokenizer tokenizers does without it")
+                log.warning("%s and is not used", message)
+                self._fast = None
+                return expected
+            self._unproven -= end - start
+        return expected
+
+    def _encode_piece(self, text: str, piece: tuple[int, int]) -> Tokenized:
+        assert self._fast is not None
+        start, end = piece
+        _check_surrogates(text[start:end], start)
+        found = self._fast.encode(text[start:end])
+        return self._encode_batch(text, [piece])[0] if found is None else _shifted(found, start)
+
     def _encode_batch(self, text: str, batch: Sequence[tuple[int, int]]) -> list[Tokenized]:
         pieces = [text[start:end] for start, end in batch]
         for piece, (start, _) in zip(pieces, batch, strict=True):
@@ -146,7 +196,41 @@ class Tokenizer:
         return [_tokenized(encoding, start) for encoding, (start, _) in zip(encodings, batch, strict=True)]
 
 
-_EMPTY = Tokenized(*(np.empty(0, np.uint32) for _ in range(3)))
+def _fast(spec: dict[str, Any], backend: TokenizerBackend) -> Gigatokens | None:
+    if backend == "tokenizers" or (backend == "auto" and importlib.util.find_spec("gigatoken") is None):
+        return None
+    try:
+        return Gigatokens(spec)
+    except ModelError as error:
+        if backend == "gigatoken":
+            raise
+        log.warning("%s; tokenizers is used, which is slower", error)
+        return None
+
+
+def _shifted(piece: Piece, start: int) -> Tokenized:
+    ids, starts, ends = piece
+    return Tokenized(ids, starts + np.uint32(start), ends + np.uint32(start))
+
+
+class _Growing:
+    """An array that is appended to in place: joining pieces at the end would hold a long document's tokens twice."""
+
+    def __init__(self, capacity: int) -> None:
+        self._array = np.empty(capacity, np.uint32)
+        self._length = 0
+
+    def append(self, part: npt.NDArray[np.uint32]) -> None:
+        end = self._length + len(part)
+        if end > len(self._array):
+            # the system moves a large array by its page table, and memory that is not written is not taken
+            self._array.resize(end + end // 8, refcheck=False)
+        self._array[self._length : end] = part
+        self._length = end
+
+    def finished(self) -> npt.NDArray[np.uint32]:
+        self._array.resize(self._length, refcheck=False)
+        return self._array
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -174,10 +258,6 @@ def _backend(spec: dict[str, Any]) -> tokenizers.Tokenizer:
 def _tokenized(encoding: tokenizers.Encoding, start: int) -> Tokenized:
     spans = np.array(encoding.offsets, np.uint32).reshape(-1, 2) + np.uint32(start)
     return Tokenized(np.array(encoding.ids, np.uint32), spans[:, 0].copy(), spans[:, 1].copy())
-
-
-def _join(arrays: list[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _check_surrogates(piece: str, start: int) -> None:

@@ -1,15 +1,18 @@
 """Row moments: cases worked by hand, golden numbers, and the blocked kernel against the float64 formula."""
 
 import math
+import shutil
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-from longattn.attention import row_moments
+from longattn.attention import native, row_moments
 
-BACKENDS = ["reference", "blocked"]
+built = pytest.mark.skipif(not native.instruction_sets(), reason="the native library was not built")
+FAST = ["blocked", pytest.param("native", marks=built)]
+BACKENDS = ["reference", *FAST]
 
 
 def bound(q: torch.Tensor, k: torch.Tensor) -> float:
@@ -58,7 +61,8 @@ def test_a_row_that_looks_at_one_far_key_has_all_its_mass_there(backend):
 @pytest.mark.parametrize("num_keys", [1, 2, 63, 1000])
 @pytest.mark.parametrize("heads", [(4, 1), (9, 3), (2, 2)])
 @pytest.mark.parametrize("skip_first", [0, 4])
-def test_blocked_equals_the_reference(num_keys, heads, skip_first, generator):
+@pytest.mark.parametrize("backend", FAST)
+def test_fast_backends_equal_the_reference(backend, num_keys, heads, skip_first, generator):
     H, G = heads
     q = torch.randn(2, num_keys, H, 16, generator=generator) * 2
     k = torch.randn(2, num_keys, G, 16, generator=generator) * 2
@@ -70,7 +74,7 @@ def test_blocked_equals_the_reference(num_keys, heads, skip_first, generator):
         "skip_first": skip_first,
     }
     law = row_moments(q[:, rows], k, **question, backend="reference")
-    assert_close(row_moments(q[:, rows], k, **question, backend="blocked"), law, bound(q, k))
+    assert_close(row_moments(q[:, rows], k, **question, backend=backend), law, bound(q, k))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -97,7 +101,7 @@ def test_extreme_and_equal_logits_stay_finite(scale, generator):
     law = row_moments(q.double(), k.double(), **question, backend="reference")
     ours = row_moments(q.double(), k.double(), **question, backend="blocked")
     assert_close(ours, law, 1e-9)
-    assert all(m.isfinite().all() for m in row_moments(q, k, **question, backend="blocked"))
+    assert all(m.isfinite().all() for m in row_moments(q, k, **question))
 
 
 def test_one_pass_over_many_distances_equals_one_pass_each(generator):
@@ -171,3 +175,8 @@ def test_arguments_that_do_not_fit_are_named(change, message):
             row_moments(q, arguments.pop("k"), **arguments)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: the package installs without its library")
+def test_where_there_is_a_compiler_the_native_library_was_built():
+    assert native.instruction_sets(), "install longattn again, pip install --editable . --verbose shows what fails"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longattn import settings
 from longattn.engines.progress import Progress, Quiet, State, StatusFile
@@ -18,7 +18,12 @@ from longattn.measuring import CutUnit, Job, commit_unit, cut_unit, measure_wind
 from longattn.records import WorkUnit
 from longattn.tokens import Tokenizer
 
+if TYPE_CHECKING:
+    from longattn.models.base import Model
+
 SPAWN = multiprocessing.get_context("spawn")
+BYTES_PER_TOKEN = 4
+"""Of plain text, roughly; compressed input holds more tokens."""
 
 
 def measure(
@@ -31,8 +36,9 @@ def measure(
     killed the process that worked on them.
     """
     mine = shard_of(units, compute.shard)
-    done = [unit for unit in mine if job.is_done(unit.id)]
-    waiting = [unit for unit in mine if not job.is_done(unit.id)]
+    done, waiting = [], []
+    for unit in mine:
+        (done if job.is_done(unit.id) else waiting).append(unit)
     finished = float(sum(unit.num_bytes for unit in done))
     state = State(len(mine), len(done), sum(unit.num_bytes for unit in mine), finished, finished)
     name = "progress.json" if compute.shard is None else f"progress-{compute.shard.replace('/', '-of-')}.json"
@@ -99,9 +105,8 @@ class _Tally:
 
 def _inline(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, tally: _Tally) -> None:
     """Everything in this process, one unit after another."""
-    set_threads(compute.threads)
-    tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
-    model = job.load_model(devices(compute)[0]) if job.asks else None
+    tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file, compute.tokenizer)
+    model = load_model(job, waiting, compute, devices(compute, needed=bool(job.asks))[0])
 
     for unit in waiting:
         if tally.enough:
@@ -119,7 +124,7 @@ def _inline(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, ta
 
 def _in_processes(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, tally: _Tally) -> None:
     """Tokeniser processes and one scorer process per device, with only a few units under way at once."""
-    with _Pools(job, compute) as pools:
+    with _Pools(job, waiting, compute) as pools:
         queue = _Queue(deque(waiting))
         while queue.busy or (queue.left and not tally.enough):
             if not tally.enough:
@@ -210,8 +215,8 @@ class _Queue:
 class _Pools:
     """The processes: cutters share one pool, each device has a pool of one."""
 
-    def __init__(self, job: Job, compute: settings.Compute) -> None:
-        self._job, self._compute = job, compute
+    def __init__(self, job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute) -> None:
+        self._job, self._waiting, self._compute = job, waiting, compute
         self.num_cutters = compute.workers or max(1, (os.cpu_count() or 2) // 2)
         self._done = SPAWN.Value("q", 0), SPAWN.Value("q", 0)
 
@@ -253,10 +258,11 @@ class _Pools:
                 self.scorers[i] = self._scorer(device)
 
     def _cutters(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.num_cutters, SPAWN, _begin_cutter, (self._job,))
+        facts = (self._job, self._compute.tokenizer)
+        return ProcessPoolExecutor(self.num_cutters, SPAWN, _begin_cutter, facts)
 
     def _scorer(self, device: str) -> ProcessPoolExecutor:
-        facts = (self._job, device, self._compute.threads, self._done)
+        facts = (self._job, self._waiting, self._compute, device, self._done)
         return ProcessPoolExecutor(1, SPAWN, _begin_scorer, facts)
 
 
@@ -281,12 +287,20 @@ def devices(compute: settings.Compute, needed: bool = True) -> list[str]:
     return ["mps"] if torch.backends.mps.is_available() else ["cpu"]
 
 
-def set_threads(threads: int | None) -> None:
-    """Set torch's CPU threads, if a number is asked for."""
-    if threads is not None:
-        import torch
+def load_model(job: Job, units: Sequence[WorkUnit], compute: settings.Compute, device: str) -> "Model | None":
+    """The model that measures ``units`` on a device, or None when no scorer asks for one."""
+    if not job.asks:
+        return None
+    import torch
 
-        torch.set_num_threads(threads)
+    from longattn.models.loading import with_table
+
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
+    model = job.load_model(device)
+    assert model is not None, "there is something to ask of it"
+    num_tokens = sum(unit.num_bytes for unit in units) // BYTES_PER_TOKEN
+    return with_table(model, compute.vocabulary_table, num_tokens)
 
 
 # What runs in the processes. Each has one job, given to it when it begins.
@@ -307,27 +321,27 @@ def _begin() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _begin_cutter(job: Job) -> None:
+def _begin_cutter(job: Job, backend: settings.TokenizerBackend) -> None:
     _begin()
     # the processes are the parallelism
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _here.update(job=job, tokenizer=Tokenizer.load(job.checkpoint.tokenizer_file))
+    _here.update(job=job, tokenizer=Tokenizer.load(job.checkpoint.tokenizer_file, backend))
 
 
 def _cut(unit: WorkUnit) -> CutUnit:
     return cut_unit(unit, _here["job"], _here["tokenizer"])
 
 
-def _begin_scorer(job: Job, device: str, threads: int | None, counters: tuple[Any, Any]) -> None:
+def _begin_scorer(
+    job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, device: str, counters: tuple[Any, Any]
+) -> None:
     _begin()
-    _here.update(job=job, device=device, threads=threads, counters=counters)
+    _here.update(job=job, load=(job, waiting, compute, device), counters=counters)
 
 
 def _load_model() -> None:
     if "model" not in _here:
-        if _here["job"].asks:
-            set_threads(_here["threads"])
-        _here["model"] = _here["job"].load_model(_here["device"])
+        _here["model"] = load_model(*_here["load"])
 
 
 def _score(pieces: CutUnit) -> dict[str, int]:

@@ -1,25 +1,26 @@
 """Queries and keys of the first layer, from the few tensors they depend on, where it is built like Llama's.
 
-Before the rotary embedding they depend on the token alone, so a token that occurs many times in a window is
-projected once. Every window of a batch is computed by itself: its result does not depend on its neighbours.
+Before the rotary embedding they depend on the token alone (see :mod:`longattn.models.vocabulary`), and the rotation
+depends on the position alone. Every window of a batch is computed by itself: its result does not depend on its
+neighbours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers import LlamaConfig, PreTrainedConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longattn.errors import ModelError
 from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_tokens
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
+from longattn.models.vocabulary import Projection, Projector, Vocabulary, open_table
 from longattn.models.weights import LocalWeights
 
 _NORMED = ("qwen3",)
@@ -29,15 +30,6 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 """Model types with Llama's first layer, with or without biases and with or without norms of queries and keys."""
 
 
-class Projection(NamedTuple):
-    """One of the two matrices that make queries or keys of hidden states."""
-
-    weight: Float[Tensor, "O D"]
-    bias: Float[Tensor, " O"] | None
-    norm: Float[Tensor, " K"] | None
-    """Weight of the norm over each head's vector."""
-
-
 def follows_llama(config: PreTrainedConfig) -> bool:
     """Whether :class:`FirstLayer` computes this model's first layer as ``transformers`` does."""
     rope = config.rope_parameters if config.model_type in FAMILIES else {}
@@ -45,15 +37,21 @@ def follows_llama(config: PreTrainedConfig) -> bool:
     return bool(rope and rope.get("partial_rotary_factor", 1.0) == 1.0 and rotary[0])
 
 
+class Rotation(NamedTuple):
+    """The rotary embedding of N positions; both halves of a row are equal, up to its scale."""
+
+    cos: Float[Tensor, "N K"]
+    sin: Float[Tensor, "N K"]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FirstLayer(Model):
     """The first layer's queries and keys, without the rest of the model."""
 
     config: PreTrainedConfig = field(repr=False)
-    embeddings: Float[Tensor, "V D"] = field(repr=False)
-    norm: Float[Tensor, " D"] = field(repr=False)
-    query: Projection = field(repr=False)
-    key: Projection = field(repr=False)
+    projector: Projector = field(repr=False)
+    vocabulary: Vocabulary = field(repr=False)
+    _rotations: dict[int, Rotation] = field(default_factory=dict, repr=False, init=False)
 
     @torch.inference_mode()
     def queries_and_keys(
@@ -68,12 +66,17 @@ class FirstLayer(Model):
             raise ValueError(f"only layer 0 was loaded, got {list(layers)}")
         tokens = tokens.to(self.device)
         check_tokens(self, tokens)
+        rows = rows if rows is None else rows.to(self.device)
         positions = torch.arange(tokens.shape[1], device=self.device)
-        rows = positions if rows is None else rows.to(self.device)
-        cos, sin = self._rotation(positions)
-        q = [_rotate(self._heads(self.query, window[rows]), cos[rows], sin[rows]) for window in tokens]
-        k = [_rotate(self._heads(self.key, window), cos, sin) for window in tokens]
-        visit(LayerAttention(0, torch.stack(q), torch.stack(k), _head_dim(self.config) ** -0.5, rows))
+        every = self._rotation(tokens.shape[1])
+        chosen = every if rows is None else Rotation(every.cos[rows], every.sin[rows])
+        q, k = [], []
+        for window in tokens:
+            unrotated, place = self.vocabulary.rows(window)
+            k.append(_rotate(unrotated.k, place, every))
+            q.append(_rotate(unrotated.q, place if rows is None else place[rows], chosen))
+        scale = self.projector.head_dim**-0.5
+        visit(LayerAttention(0, _stack(q), _stack(k), scale, positions if rows is None else rows))
 
     def predictions(
         self,
@@ -88,23 +91,26 @@ class FirstLayer(Model):
         """Raise ``ValueError``: one layer predicts nothing."""
         raise ValueError("only layer 0 was loaded, which predicts no tokens")
 
-    def _heads(self, projection: Projection, tokens: Int[Tensor, " N"]) -> Float[Tensor, "N H K"]:
-        """Queries or keys of some tokens, before the rotary embedding."""
-        ids, place = tokens.unique(return_inverse=True)
-        # a product of fewer than 16 rows is added up in another order, which depends on the threads
-        ids = torch.cat([ids, ids.new_zeros(max(0, 16 - len(ids)))])
-        hidden = _rms_norm(self.embeddings[ids], self.norm, self.config.rms_norm_eps)
-        heads = linear(hidden, projection.weight, projection.bias).unflatten(-1, (-1, _head_dim(self.config)))
-        if projection.norm is not None:
-            heads = _rms_norm(heads, projection.norm, self.config.rms_norm_eps)
-        return heads[place]
+    def with_table(self, *, build: bool) -> "FirstLayer":
+        """The same model, reading queries and keys from the table on disk if there is one, or if it may ``build`` it.
 
-    def _rotation(self, positions: Int[Tensor, " T"]) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
-        """Cosine and sine per position."""
-        # a new one each time, because some kinds keep the longest length they have seen
-        rotary = LlamaRotaryEmbedding(cast("LlamaConfig", self.config)).to(self.device)
-        cos, sin = rotary(self.embeddings, positions[None])
-        return cos[0], sin[0]
+        See :func:`longattn.models.vocabulary.open_table`.
+        """
+        table = open_table(self.projector, self.hash, build=build)
+        return self if table is None else replace(self, vocabulary=Vocabulary(self.projector, table))
+
+    def _rotation(self, length: int) -> Rotation:
+        """Cosine and sine of each position of a window."""
+        rotation = self._rotations.get(length)
+        if rotation is None:
+            # a new embedding for each length, because some kinds keep the longest length they have seen
+            rotary = LlamaRotaryEmbedding(cast("LlamaConfig", self.config)).to(self.device)
+            cos, sin = rotary(self.projector.embeddings, torch.arange(length, device=self.device)[None])
+            rotation = Rotation(cos[0], sin[0])
+            # windows of a run have one length, so the last one is enough
+            self._rotations.clear()
+            self._rotations[length] = rotation
+        return rotation
 
 
 def load_first_layer(
@@ -132,20 +138,26 @@ def load_first_layer(
             raise ModelError(f"{checkpoint.name}: {part}_proj has shape {tuple(weight.shape)}, its config {expected}")
         return Projection(weight, tensors.get(f"{prefix}_proj.bias"), tensors.get(f"{prefix}_norm.weight"))
 
+    projector = Projector(
+        embeddings=tensors["embed_tokens.weight"],
+        norm=tensors["layers.0.input_layernorm.weight"],
+        query=projection("q", config.num_attention_heads),
+        key=projection("k", config.num_key_value_heads),
+        head_dim=_head_dim(config),
+        eps=config.rms_norm_eps,
+    )
     return FirstLayer(
         name=checkpoint.name,
         hash=checkpoint.hash,
         num_layers=config.num_hidden_layers,
-        vocab_size=len(tensors["embed_tokens.weight"]),
+        vocab_size=len(projector.embeddings),
         max_positions=max_positions(config),
         window=window,
         device=device,
         dtype=dtype,
         config=config,
-        embeddings=tensors["embed_tokens.weight"],
-        norm=tensors["layers.0.input_layernorm.weight"],
-        query=projection("q", config.num_attention_heads),
-        key=projection("k", config.num_key_value_heads),
+        projector=projector,
+        vocabulary=Vocabulary(projector),
     )
 
 
@@ -158,11 +170,16 @@ def _head_dim(config: PreTrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], eps: float) -> Float[Tensor, "... D"]:
-    """Root mean square norm in single precision, whatever the type of the input."""
-    wide = x.float()
-    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+def _rotate(unrotated: Float[Tensor, "V H K"], place: Int[Tensor, " N"], rotation: Rotation) -> Float[Tensor, "N H K"]:
+    """Some rows of ``unrotated`` after the rotary embedding, each at the next position of ``rotation``."""
+    cos_NHK, sin_NHK = (part[:, None] for part in rotation)
+    plain_NHK = unrotated.flatten(1).index_select(0, place).unflatten(1, unrotated.shape[1:])
+    half = unrotated.shape[2] // 2
+    turned_NHK = plain_NHK * cos_NHK
+    turned_NHK[..., :half].addcmul_(plain_NHK[..., half:], sin_NHK[..., :half], value=-1)
+    turned_NHK[..., half:].addcmul_(plain_NHK[..., :half], sin_NHK[..., half:])
+    return turned_NHK
 
 
-def _rotate(x: Float[Tensor, "N H K"], cos: Float[Tensor, "N K"], sin: Float[Tensor, "N K"]) -> Float[Tensor, "N H K"]:
-    return x * cos[:, None] + rotate_half(x) * sin[:, None]
+def _stack(windows: Sequence[Float[Tensor, "N H K"]]) -> Float[Tensor, "B N H K"]:
+    return windows[0][None] if len(windows) == 1 else torch.stack(tuple(windows))

@@ -6,8 +6,9 @@ from longattn import settings
 from longattn.models.base import Model
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import Layers, read_config
-from longattn.models.first_layer import follows_llama, load_first_layer
+from longattn.models.first_layer import FirstLayer, follows_llama, load_first_layer
 from longattn.models.transformer import load_any_layer
+from longattn.models.vocabulary import TOKENS_PER_ID
 from longattn.tokens import Tokenizer, check_vocabulary
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,3 +39,15 @@ def load_model(
         loaded = load_any_layer(checkpoint, config, layers=layers, predicts=predicts, **place)
     check_vocabulary(Tokenizer.load(checkpoint.tokenizer_file), loaded.vocab_size)
     return loaded
+
+
+def with_table(model: Model, choice: settings.VocabularyTable, num_tokens: int) -> Model:
+    """The same model reading layer-0 queries and keys from the table on disk, where it has one and that is worth it.
+
+    ``auto`` uses a table that is there. It makes one when the ``num_tokens`` to be measured hold so much of the
+    vocabulary that about half of the table would be computed anyway (see :data:`TOKENS_PER_ID`): the next process or
+    run then computes none of it.
+    """
+    if choice == "never" or not isinstance(model, FirstLayer):
+        return model
+    return model.with_table(build=choice == "always" or num_tokens >= TOKENS_PER_ID * model.vocab_size)
