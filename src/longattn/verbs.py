@@ -369,21 +369,25 @@ def validate(
     names = dict.fromkeys([*recipe.scorers, *BASELINES])
     scorers = {name: recipe.scorer(name) for name in names}
     scorers |= {label: scorer.for_length(recipe.window.length) for label, scorer in (more or {}).items()}
-    job, units, place = _validity_job(recipe, output, tuple(scorers.values()), device)
+    job, units, place = _validity_job(recipe, output, tuple(scorers.values()), device, threads)
     with job.run.lock():
         labelled = dict(zip(scorers, job.scorers, strict=True))
-        found = validity.validate(job, units, labelled, rule, place, threads, progress)
+        found = validity.validate(job, units, labelled, rule, place, progress)
         validity.write_validation(job.run.root / "validation.html", found)
     return found
 
 
 def _validity_job(
-    recipe: Recipe, output: Path, scorers: tuple[Scorer, ...], device: str
+    recipe: Recipe, output: Path, scorers: tuple[Scorer, ...], device: str, threads: int | None
 ) -> tuple[Job, list[WorkUnit], str]:
     """A job whose tables are below ``output/validity``, its input as units, and the device to work on."""
     job = replace(prepare(recipe, output), scorers=scorers)
     units = corpus.list_units(recipe.corpus, job.run.plan())
     (place, *_) = engines.devices(settings.Compute(devices=(device,)), needed=bool(job.asks) or not scorers)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     # a pilot of the run itself serves as well
     job = with_pilots(job, units, place)
     return replace(job, run=RunFolder(output / "validity")), units, place
@@ -404,9 +408,9 @@ def calibrate(
     """
     from longattn import validity
 
-    job, units, place = _validity_job(recipe, output, (), device)
+    job, units, place = _validity_job(recipe, output, (), device, threads)
     with job.run.lock():
-        found = validity.calibrate(job, units, rule or settings.Calibrating(), place, threads, progress)
+        found = validity.calibrate(job, units, rule or settings.Calibrating(), place, progress)
     write_json(preset, found)
     return found
 

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from longattn import settings
-from longattn.engines.embedded import set_threads
 from longattn.engines.progress import Progress
 from longattn.errors import CorpusError
 from longattn.expressions import column
@@ -96,7 +95,6 @@ def calibrate(
     units: Sequence[WorkUnit],
     rule: settings.Calibrating,
     device: str = "cpu",
-    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Preset:
     """Measure far attention of all layers within the share once, choose, and judge the choice on held-out documents.
@@ -118,7 +116,6 @@ def calibrate(
         num_rows=rule.rows,
     )
     materials = _materials(job, units, rule)
-    set_threads(threads)
     every = list(itertools.chain.from_iterable(materials.values()))
     measure_blocks(job, every, {far.name: far}, {far.name: rule.pairs}, device, progress)
     parts = {

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from longattn import settings
-from longattn.engines.embedded import set_threads
 from longattn.engines.progress import Progress
 from longattn.errors import CorpusError
 from longattn.measuring import Job, measure_each, package_versions
@@ -102,7 +101,6 @@ def validate(
     scorers: Mapping[str, Scorer],
     rule: settings.Validating,
     device: str = "cpu",
-    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Validation:
     """Sample the corpus, make controls, measure what is not measured yet, and compare.
@@ -120,7 +118,6 @@ def validate(
     if not sampled:
         raise CorpusError(f"no source has two windows of {job.window.length} tokens; shorter windows may help")
     materials = [make_material(source, windows, controls, rule.seed) for source, windows in sampled.items()]
-    set_threads(threads)
     measure_blocks(job, materials, scorers, pairs, device, progress)
     separations, readings = [], []
     for label, scorer in scorers.items():
