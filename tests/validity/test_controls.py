@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longattn.records import Window
@@ -41,6 +41,7 @@ def test_a_control_depends_on_windows_and_seed_alone(name, make_windows):
     assert first.pieces == again.pieces
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.sampled_from([2, 3, 4, 8, 16]), st.integers(16, 300), st.integers(16, 20), st.integers(0, 15))
 def test_a_splice_is_pieces_of_different_documents_at_their_own_places(number, length, documents, i):
     windows = make(documents, length)
@@ -69,6 +70,7 @@ def test_a_source_of_too_few_documents_has_no_splice(make_windows):
     assert Pool(make_windows(documents=1, each=5)).make("twin", 0) is None
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(2, 100), st.integers(3, 400), st.integers(0, 3))
 def test_a_shuffled_window_has_its_chunks_and_no_chunk_its_place(size, length, seed):
     windows = [replace(window, tokens=np.arange(length, dtype=np.uint32)) for window in make(2, length)]

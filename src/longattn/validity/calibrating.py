@@ -248,7 +248,9 @@ def ranked(parts: Sequence[Statistics], targets: Sequence[str]) -> Iterator[tupl
     """Every rule with the heads that are best by it on these parts, each judged alone."""
     num_heads, num_skips, num_distances = parts[0].strength[INTACT].shape[2:]
     # without the spread its sign says nothing
-    weights = [(alpha, sign) for alpha in ALPHAS for sign in SIGNS if alpha or sign == -1]
+    weights: list[tuple[float, Literal[-1, 1]]] = [
+        (alpha, sign) for alpha in ALPHAS for sign in SIGNS if alpha or sign == -1
+    ]
     for (alpha, sign), skip, distance in itertools.product(weights, range(num_skips), range(num_distances)):
         for whole in (True, False):
             quality = _alone(parts, targets, Rule(skip, distance, sign, alpha, whole, 1))
