@@ -32,7 +32,7 @@ from longattn import settings, verbs
 from longattn.engines.showing import Lines
 from longattn.recipes import Recipe
 from longattn.scorers import LongAttn, Scorer
-from longattn.validity import CONTROLS, Estimate, Validation
+from longattn.validity import Estimate, Validation
 from longattn.validity.page import figure
 
 CODE = ("networkx==3.4.2", "docutils==0.21.2")
@@ -219,7 +219,7 @@ def table(found: Validation, title: str) -> str:
     for source, facts in found.sources.items():
         lines += [f"### {source}: {facts['windows']} windows of {facts['documents']} documents\n"]
         lines += [f"| control | {' | '.join(found.scorers)} |", f"|---|{'---|' * len(found.scorers)}"]
-        for name in CONTROLS:
+        for name in found.settings["controls"]:
             lines.append(f"| {name} | {' | '.join(figure(by.get((source, name, s))) for s in found.scorers)} |")
         pairs = " | ".join(figure(paired.get((source, "planted", s))) for s in found.scorers)
         lines.append(f"| planted, within pairs | {pairs} |")
