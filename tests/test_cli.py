@@ -169,3 +169,29 @@ def test_refine_says_how_sure_the_kept_set_is(arguments, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "with a probability of at least" in said
     assert "books: kept" in said
+
+
+def test_validate_takes_inputs_and_settings_of_the_run(arguments, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    cli.launch(["run", *arguments, "--scorers", "longattn", "--scorers", "length"])
+    words = ["--pairs", "8", "--controls", "spliced-2", "--controls", "swapped", "--pairs-for.longattn", "8"]
+    capsys.readouterr()
+    assert cli.launch(["validate", "--output", run, *words, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    for word in ("books: AUC against 8 intact windows of 5 documents", "spliced-2", "swapped", "token_null", "random"):
+        assert word in said
+    found = json.loads((tmp_path / "run" / "validity" / "validation.json").read_bytes())
+    assert found["window"] == 64
+    assert found["settings"]["pairs_for"] == {"longattn": 8}
+
+
+def test_calibrate_and_compare_say_what_they_found(arguments, tmp_path, capsys):
+    run, preset = str(tmp_path / "run"), tmp_path / "far.json"
+    cli.launch(["run", *arguments, "--scorers", "longattn", "--scorers", "length"])
+    words = ["--targets", "shuffled-16", "--pairs", "8", "--share", "1", "--skips", "0", "--folds", "2"]
+    capsys.readouterr()
+    assert cli.launch(["calibrate", "--output", run, *words, "--preset", str(preset), "--device", "cpu"]) == 0
+    assert "held out" in capsys.readouterr().out
+    assert json.loads(preset.read_bytes())["evidence"]["separations"][0]["control"] == "shuffled-16"
+    assert cli.launch(["compare", run]) == 0
+    assert "length, longattn" in capsys.readouterr().out

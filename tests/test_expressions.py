@@ -118,3 +118,14 @@ def test_inner_standardised_parts_come_first():
 
 def test_constants_reach_sql_with_all_their_digits():
     assert to_sql(Constant(0.1 + 0.2), str, str, str) == "CAST('0.30000000000000004' AS DOUBLE)"
+
+
+def test_with_a_reference_other_rows_are_placed_on_its_scale():
+    columns = {"x": np.array([1.0, 3.0, 100.0, 5.0])}
+    reference = np.array([True, True, False, False])
+    assert evaluate(zscore(column("x")), columns, reference=reference).tolist() == [-1.0, 1.0, 98.0, 3.0]
+    assert evaluate(minmax(column("x")), columns, reference=reference).tolist() == [0.0, 1.0, 49.5, 2.0]
+    # a group without a row of the reference has no scale
+    alone = evaluate(zscore(column("x")), columns, groups=["a", "a", "a", "b"], reference=reference)
+    assert np.isnan(alone[3])
+    assert alone[:3].tolist() == [-1.0, 1.0, 98.0]

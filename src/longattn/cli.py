@@ -18,12 +18,13 @@ from cyclopts import App, Parameter
 from longattn import __version__
 from longattn.errors import LongAttnError
 from longattn.recipes import RECIPES, Recipe
-from longattn.settings import Compute, Corpus, Model, Needles, plain
+from longattn.settings import Calibrating, Compute, Corpus, Model, Needles, Validating, plain
 
 if TYPE_CHECKING:
     from longattn.engines import Progress
     from longattn.refining import Refinement
     from longattn.selection import Selection
+    from longattn.validity import Comparison, Preset, Validation
 
 HELP = """Select long-context training data by measured long-range dependency.
 
@@ -214,6 +215,80 @@ def verify(folder: Folder) -> int:
 
 
 @app.command
+def validate(
+    *inputs: Inputs,
+    output: Output = Path("longattn-run"),
+    recipe: Everything = Recipe(),
+    rule: Annotated[Validating, Parameter(name="*", group="Validate")] = Validating(),
+    device: str = "auto",
+    threads: int | None = None,
+) -> int:
+    """Test scorers on your own text: do they tell a window from pieces of others, or from itself in disorder?
+
+    Without inputs, those of the run in the output folder are used, with its settings. Continues where an earlier
+    attempt stopped.
+
+    Parameters
+    ----------
+    device
+        What to measure on: cpu, cuda:0, mps; auto takes the first GPU, or the CPU.
+    threads
+        CPU threads; None leaves it to torch.
+    """
+    from longattn import trials
+
+    with _progress() as progress:
+        found = trials.validate(_with_inputs(recipe, inputs), output, rule, device, threads, progress)
+    _say_validation(found)
+    _say(f"all figures       {output / 'validity' / 'validation.json'}")
+    _say(f"page              {output / 'validity' / 'validation.html'}")
+    return 0
+
+
+@app.command
+def calibrate(
+    *inputs: Inputs,
+    output: Output = Path("longattn-run"),
+    preset: Path = Path("preset.json"),
+    recipe: Everything = Recipe(),
+    rule: Annotated[Calibrating, Parameter(name="*", group="Calibrate")] = Calibrating(),
+    device: str = "auto",
+    threads: int | None = None,
+) -> int:
+    """Find the layers, heads and distance whose far attention tells intact text from pieces, at a share of the cost.
+
+    Documents are split in two: what is found on one part is judged on the other. Use it with --longattn.preset FILE.
+
+    Parameters
+    ----------
+    preset
+        Where to write what was found, with its evidence.
+    device
+        What to measure on: cpu, cuda:0, mps; auto takes the first GPU, or the CPU.
+    threads
+        CPU threads; None leaves it to torch.
+    """
+    from longattn import trials
+
+    with _progress() as progress:
+        found = trials.calibrate(_with_inputs(recipe, inputs), output, preset, rule, device, threads, progress)
+    _say_preset(found)
+    _say(f"preset            {preset}")
+    return 0
+
+
+@app.command
+def compare(folder: Folder, *, recipe: Everything = Recipe()) -> int:
+    """Show how far the scorers of a run agree: ranks, kept sets, and windows that they disagree on. Loads no model."""
+    from longattn import trials
+
+    _say_comparison(trials.compare(recipe, folder))
+    _say(f"all figures       {folder / 'validity' / 'comparison.json'}")
+    _say(f"page              {folder / 'validity' / 'comparison.html'}")
+    return 0
+
+
+@app.command
 def score(file: Path, *, recipe: Everything = Recipe(), device: str = "cpu") -> int:
     """Measure one text file (``-`` for standard input) and show DS and DU of its windows."""
     from longattn import verbs
@@ -261,11 +336,11 @@ def heads(
     show
         How many heads to print.
     """
-    from longattn import verbs
+    from longattn import trials
 
     total = sum(needles.lengths) * needles.depths * needles.prompts
     with _steps("asking", total) as advance:
-        found = verbs.heads(replace(corpus, inputs=inputs or corpus.inputs), model, needles, output, device, advance)
+        found = trials.heads(replace(corpus, inputs=inputs or corpus.inputs), model, needles, output, device, advance)
     _say("right answers by length (rows) and place of the fact, from the beginning to the end of the text")
     for length in needles.lengths:
         cells = [f"{cell.right}/{cell.prompts}" for cell in found.cells if cell.length == length]
@@ -329,9 +404,13 @@ class _Base:
     recipe: str
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: Any) -> None:
-        folder = next((a.tokens[0].value for a in arguments if a.name == "--folder" and a.tokens), None)
+        given = {a.name: a.tokens[0].value for a in arguments if a.tokens}
+        folder = given.get("--folder")
         source, recipe = f"recipe {self.recipe}", plain(RECIPES[self.recipe]())
-        if folder is not None and commands and commands[0] in ("select", "refine", "export", "report"):
+        verb = commands[0] if commands else ""
+        if verb in ("validate", "calibrate") and "--inputs" not in given and "INPUTS" not in given:
+            folder = given.get("--output", "longattn-run")
+        if folder is not None and verb in ("select", "refine", "export", "report", "compare", "validate", "calibrate"):
             source = f"{folder}/manifest.json"
             recipe = _recorded_recipe(Path(folder))
         if any(a.name.startswith("--window.") for a in arguments):
@@ -422,6 +501,64 @@ def _say_refinement(found: "Refinement") -> None:
     )
     if found.undecided:
         _say(f"{len(found.undecided)} windows are undecided; manifest.json names them (refinement.undecided)")
+
+
+def _say_validation(found: "Validation") -> None:
+    from longattn.validity.page import figure
+
+    by = {(s.source, s.control, s.scorer): s for s in found.separations}
+    for source, facts in found.sources.items():
+        title = f"{source}: AUC against {facts['windows']} intact windows of {facts['documents']} documents"
+        rows = [
+            [control, *(figure(of.auc if (of := by.get((source, control, name))) else None) for name in found.scorers)]
+            for control in found.settings["controls"]
+        ]
+        for name in ("trend", "length", "recut"):
+            values = {of.scorer: of.value for of in found.readings if (of.source, of.name) == (source, name)}
+            rows.append([name, *(figure(values.get(scorer)) for scorer in found.scorers)])
+        _say_table(title, ["control", *found.scorers], rows)
+    costs = [[name, f"{of.seconds:.4f}", f"{of.tokens_per_second:,.0f}"] for name, of in found.costs.items()]
+    _say_table("cost of one window", ["scorer", "seconds", "tokens/s"], costs)
+    for note in found.notes:
+        _complain(note)
+
+
+def _say_preset(found: "Preset") -> None:
+    from longattn.validity.page import figure
+
+    heads = "all" if found.heads is None else ", ".join(f"{layer}.{head}" for layer, head in found.heads)
+    _say(f"layers {', '.join(map(str, found.layers))}; heads {heads}; distance {found.distance}")
+    _say(f"first {found.skip_first} keys skipped; alpha {found.alpha}; spread {found.spread:+d}")
+    rows = [
+        [row["source"], row["control"], figure(row["calibration"]), figure(row["held_out"])]
+        for row in found.evidence["separations"]
+    ]
+    _say_table("AUC", ["source", "control", "calibration", "held out"], rows)
+
+
+def _say_comparison(found: "Comparison") -> None:
+    for source, count in found.windows.items():
+        mine = [of for of in found.agreements if of.source == source]
+        rows = [
+            [f"{of.first}, {of.second}", f"{of.correlation:.2f}", *(f"{share:.2f}" for share in of.overlap.values())]
+            for of in mine
+        ]
+        budgets = [f"best {budget}" for budget in mine[0].overlap] if mine else []
+        _say_table(f"{source}: {count} windows", ["scorers", "Spearman", *budgets], rows)
+
+
+def _say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(file=sys.stdout)
+    # a file has no width: a table that is folded there could not be searched
+    console.print(table, width=None if console.is_terminal else 60 * len(columns))
 
 
 def _say(text: str) -> None:

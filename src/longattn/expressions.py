@@ -235,12 +235,14 @@ def evaluate(
     expression: Expression,
     columns: Mapping[str, npt.NDArray],
     groups: Sequence[str] | npt.NDArray | None = None,
+    reference: npt.NDArray[np.bool_] | None = None,
 ) -> Array:
     """The expression over a small table in memory: one float64 per row, NaN where a column it reads is not a number.
 
     ``columns`` maps names (``table.name`` for a column with a table) to arrays [N], or [N, M] for list columns;
     ``groups`` [N] names the group of each row within which values are standardised, None makes all rows one group.
-    Rows that come out as NaN are no part of any group. Raises ``KeyError`` for a column that is not there.
+    With ``reference`` [N], only these rows of a group decide its scale, and the others are placed on it. Rows that come
+    out as NaN are no part of any group. Raises ``KeyError`` for a column that is not there.
     """
     num_rows = len(next(iter(columns.values())))
     labels = np.zeros(num_rows, dtype=np.int64) if groups is None else np.asarray(groups)
@@ -258,9 +260,10 @@ def evaluate(
             scaled = node if isinstance(node, Standardised) else node.of
             inner, result = value(scaled.inner), np.full(num_rows, np.nan)
             known = usable & is_number(inner)
-            for label in np.unique(labels[known]):
+            deciding = known if reference is None else known & reference
+            for label in np.unique(labels[deciding]):
                 rows = known & (labels == label)
-                origin, size = origin_and_unit(scaled.rule, moments(inner[rows]))
+                origin, size = origin_and_unit(scaled.rule, moments(inner[deciding & rows]))
                 if isinstance(node, Unit):
                     result[rows] = size
                 else:

@@ -193,17 +193,26 @@ def measure_windows(
     """
     if not windows:
         return {}
-    asking = [(scorer, ask) for scorer in scorers if (ask := scorer.ask())]
-    measured: dict[str, list[Columns]] = {scorer.name: [] for scorer, _ in asking}
+    measured = measure_each(scorers, model, windows, on_window)
+    return {scorer.name: columns for scorer, columns in zip(scorers, measured, strict=True)}
+
+
+def measure_each(
+    scorers: Sequence[Scorer],
+    model: "Model | None",
+    windows: Sequence[Window],
+    on_window: Callable[[int], None] | None = None,
+) -> list[Columns]:
+    """The columns of each of the scorers, among which may be several of one name, for at least one window."""
+    asks = [(k, ask) for k, scorer in enumerate(scorers) if (ask := scorer.ask())]
+    measured: dict[int, list[Columns]] = {k: [] for k, _ in asks}
     for batch in batches(windows):
-        for window, seen in zip(batch, look_together([ask for _, ask in asking], model, batch), strict=True):
-            for (scorer, _), one in zip(asking, seen, strict=True):
-                measured[scorer.name].append(scorer.measure([window], one))
+        for window, seen in zip(batch, look_together([ask for _, ask in asks], model, batch), strict=True):
+            for (k, _), one in zip(asks, seen, strict=True):
+                measured[k].append(scorers[k].measure([window], one))
             if on_window:
                 on_window(len(window.tokens))
-    together = {name: _stack(parts) for name, parts in measured.items() if parts}
-    others = {s.name: s.measure(windows, Seen()) for s in scorers if s.ask() is None}
-    return {**together, **others}
+    return [_stack(measured[k]) if k in measured else s.measure(windows, Seen()) for k, s in enumerate(scorers)]
 
 
 def _stack(parts: Sequence[Columns]) -> dict[str, np.ndarray]:
@@ -241,7 +250,7 @@ def _window_rows(windows: Sequence[Window]) -> pa.Table:
 
 
 def scorer_rows(scorer: Scorer, windows: Sequence[Window], columns: Columns) -> pa.Table:
-    """The rows of a scorer's table; ``columns`` may be empty where there are no windows."""
+    """A scorer's columns of some windows as they are stored, with the windows' ids; none where there are no windows."""
     types = {"float64": pa.float64(), "int64": pa.int64(), "int32": pa.int32()}
     types |= {"list<float64>": pa.list_(pa.float64()), "list<uint32>": pa.list_(pa.uint32())}
     schema = pa.schema([("window_id", pa.string()), *((n, types[t]) for n, t in scorer.schema().items())])

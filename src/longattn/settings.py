@@ -206,6 +206,46 @@ class Exporting:
     """The corpus' licence for the dataset card, as the hub names it (``apache-2.0``, ``cc-by-4.0``, ``other``)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Validating:
+    """What scorers are put to the test with."""
+
+    pairs: int = 40
+    """Intact windows of each source, and as many of each control."""
+    pairs_for: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Fewer of them for a scorer that costs more, by its name; always the first ones, in blocks of 8."""
+    controls: tuple[str, ...] = ()
+    """Controls to make, such as ``spliced-8`` or ``planted``; empty makes all the usual ones."""
+    seed: int = 0
+    """Another seed looks at other windows and makes other controls."""
+    resamples: int = 1000
+    """Bootstrap samples of documents that an interval is made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrating:
+    """What layers, heads and distance of far attention are chosen by."""
+
+    share: float = 0.75
+    """The deepest layer that may be used, as a share of all layers: what a score may cost of a forward pass."""
+    targets: tuple[str, ...] = ("spliced-4", "spliced-8")
+    """Controls that the choice is to tell from intact windows."""
+    others: tuple[str, ...] = ("repeated",)
+    """Controls that are only measured: what the choice says of them stands in the preset."""
+    pairs: int = 32
+    """Intact windows of each source and part (calibration, held out), and as many of each control."""
+    rows: int | None = 256
+    """Query rows of a window that are looked at, evenly spread; None for all."""
+    skips: tuple[int, ...] = (0, 4, 16)
+    """Numbers of first keys to leave out that are tried."""
+    folds: int = 4
+    """Parts of the calibration documents; what is chosen on the others is judged on each."""
+    seed: int = 0
+    """Another seed looks at other windows and splits the documents elsewhere."""
+    resamples: int = 1000
+    """Bootstrap samples of documents that an interval is made of."""
+
+
 def plain(value: Any) -> Any:
     """The settings as JSON types: dataclasses become objects, tuples become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

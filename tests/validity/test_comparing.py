@@ -1,0 +1,56 @@
+"""Agreement of scorers, on cases worked by hand and on a run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from longattn import settings, trials, verbs
+from longattn.recipes import Recipe
+from longattn.validity import compare
+
+
+def test_agreement_by_hand():
+    windows, sources = ["a", "b", "c", "d", "e"], ["x"] * 4 + ["y"]
+    first = np.array([4.0, 3.0, 2.0, 1.0, 0.0])
+    second = np.array([1.0, 4.0, 3.0, 2.0, 0.0])
+    found = compare(windows, sources, {"f": first, "g": second}, samples=1)
+    (one,) = found.agreements
+    assert (one.source, one.windows) == ("x", 4)
+    # rank differences 3, -1, -1, -1: 1 - 6 * 12 / (4 * 15)
+    assert one.correlation == pytest.approx(-0.2)
+    assert one.overlap == {"0.05": 0.0, "0.125": 0.0, "0.25": 0.0, "0.5": 0.5}
+    assert [(d.high, d.low, d.window) for d in found.disagreements] == [("f", "g", "a"), ("g", "f", "b")]
+    assert found.disagreements[0].high_rank == pytest.approx(0.875)
+    assert found.disagreements[0].low_rank == pytest.approx(0.125)
+
+
+def test_windows_that_one_of_them_has_no_score_for_are_left_out():
+    windows, sources = ["a", "b", "c"], ["x"] * 3
+    found = compare(windows, sources, {"f": np.array([1.0, 2.0, np.nan]), "g": np.array([1.0, 2.0, 3.0])})
+    assert (found.agreements[0].windows, found.agreements[0].correlation) == (2, 1)
+
+
+def test_one_scorer_alone_agrees_with_nobody():
+    with pytest.raises(ValueError, match="two or more measured scorers, got f"):
+        compare(["a"], ["x"], {"f": np.array([1.0])})
+
+
+def test_a_run_is_compared_without_a_model(corpus_inputs, tiny_model_folder, tmp_path, monkeypatch):
+    recipe = Recipe(
+        corpus=settings.Corpus(inputs=corpus_inputs),
+        window=settings.Windowing(length=64),
+        model=settings.Model(name=str(tiny_model_folder)),
+        scorers=("longattn", "random", "length"),
+    )
+    verbs.measure(recipe, tmp_path, settings.Compute(workers=0, devices=("cpu",)))
+    monkeypatch.setattr("longattn.models.load_model", None)
+    found = trials.compare(recipe, tmp_path)
+    assert set(found.windows) == {"many", "one"}
+    assert len(found.agreements) == 2 * 3
+    assert all(len(one.text) > 20 for one in found.disagreements)
+    page = (tmp_path / "validity" / "comparison.html").read_text(encoding="utf-8")
+    assert "longattn · random" in page
+    assert json.loads((tmp_path / "validity" / "comparison.json").read_bytes())["scorers"] == list(found.scorers)
+    hidden = trials.compare(recipe, tmp_path, texts=False)
+    assert not any(one.text for one in hidden.disagreements)
