@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,8 +24,10 @@ from longattn import corpus, verbs
 from longattn.engines.embedded import load_model
 from longattn.measuring import Job, commit_unit, cut_unit, measure_windows
 from longattn.models.base import Model
+from longattn.pilots import with_pilots
 from longattn.recipes import Recipe
 from longattn.records import Window, WorkUnit
+from longattn.scorers import LongAttn
 from longattn.settings import Compute, Corpus, Windowing
 from longattn.settings import Model as ModelSettings
 from longattn.tokens import Tokenizer
@@ -52,6 +55,7 @@ def main() -> None:
     parser.add_argument("--modules", type=int, default=40, help="the longest so many modules")
     parser.add_argument("--tokenizer", default="tokenizers", choices=["auto", "tokenizers", "gigatoken"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=float, help="score this share of the pairs; the pilot is fitted before, untimed")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args()
 
@@ -63,7 +67,10 @@ def main() -> None:
         compute = Compute(workers=1, devices=("cpu",), threads=options.threads, tokenizer=options.tokenizer)
 
         def recipe(file: Path) -> Recipe:
+            # the short document holds no window that a pilot could be made of
+            longattn = LongAttn(rows=options.rows if file == whole else None)
             return Recipe(
+                settings=replace(Recipe().settings, longattn=longattn),
                 corpus=Corpus(inputs=(f"code={file}",), unit_bytes=2**20),
                 window=Windowing(length=options.length),
                 model=ModelSettings(dtype=options.dtype),
@@ -79,6 +86,7 @@ def main() -> None:
         # whatever is built once and kept in the cache is built here
         run(short, "first")
         start = run(short, "start")
+        with_pilot(recipe(whole), folder / "whole")
         measured = run(whole, "whole")
         stages, windows = alone(recipe(whole), folder / "stages", compute)
         assert windows == measured["windows"], "the stages and the run must do the same work"
@@ -105,10 +113,15 @@ def write(path: Path, texts: list[str]) -> Path:
     return path
 
 
+def with_pilot(recipe: Recipe, output: Path) -> tuple[Job, list[WorkUnit]]:
+    """What a run shall measure; its pilot, if it needs one, is fitted and written."""
+    units = verbs.plan(recipe, output)
+    return with_pilots(verbs.prepare(recipe, output), units, "cpu"), units
+
+
 def alone(recipe: Recipe, output: Path, compute: Compute) -> tuple[dict[str, float], int]:
     """CPU seconds per stage, and windows, of the same work in this process."""
-    job = verbs.prepare(recipe, output)
-    units = verbs.plan(recipe, output)
+    job, units = with_pilot(recipe, output)
     tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file, compute.tokenizer)
     model = load_model(job, units, compute, "cpu")
     assert model is not None

@@ -121,9 +121,10 @@ class Attempt:
             rows = self.corpus.values(number, self.scorer.distances[0])
 
             def values(
-                positions: npt.NDArray[np.int64], head: int, rows: npt.NDArray[np.float32] = rows
-            ) -> npt.NDArray[np.float64]:
-                return rows[positions - self.scorer.distances[0], head].astype(np.float64)
+                positions: Sequence[npt.NDArray[np.int64]], rows: npt.NDArray[np.float32] = rows
+            ) -> list[npt.NDArray[np.float64]]:
+                first = self.scorer.distances[0]
+                return [rows[one - first, head].astype(np.float64) for head, one in enumerate(positions)]
 
             window, before = self.corpus.windows[number], self.found[number]
             self.found[number] = self.sampling.estimate(window, 0, self.corpus.heads, values, before)

@@ -58,7 +58,7 @@ def recipe(tiny_model_folder, tmp_path):
         keep=Selecting(share=0.3),
         refine=Refining(confidence=0.95),
     )
-    return with_scorer(recipe, rows=0.15, pilot_sample=4, distances=(16,))
+    return with_scorer(recipe, rows=0.4, pilot_sample=4, distances=(16,))
 
 
 def kept(folder):
@@ -185,3 +185,11 @@ def test_only_what_the_risk_hangs_on_is_wanted():
     near = standing([1.0, 0.51, 0.5, -3.0], [0.05, 0.05, 0.05, 0.05], [True, True, False, False])
     assert wanted(near, doubt(near), 0.05).tolist() == [False, True, True, False]
     assert not wanted(near, doubt(near), 1.0).any()
+
+
+def test_few_rows_are_warned_of(caplog):
+    refining.check(LongAttn(rows=0.1).for_length(64), Selecting())
+    assert "about 6 rows of each head" in caplog.text
+    caplog.clear()
+    refining.check(LongAttn(rows=0.1).for_length(4096), Selecting())
+    assert not caplog.text

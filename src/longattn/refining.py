@@ -1,5 +1,6 @@
 """Which windows' rows to draw again until the kept set is, with stated confidence, the one that all rows give."""
 
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +20,15 @@ from longattn.settings import Refining, Selecting, fingerprint
 from longattn.tables import Table, read_parquet
 from longattn.tokens import Tokenizer
 
+log = logging.getLogger(__name__)
+
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 TILTS = np.linspace(-3.5, 3.5, 29)
 """Errors of the scales' ratio that confidence is averaged over, in standard deviations."""
+FEW_ROWS = 16
+"""Of each head. At 7 of 48 rows four of 14 refinements to 95 % kept a wrong window, at 19 none of 16."""
 CUTS = 7
 """Places between the last window kept and the first left out that are tried as the cut."""
 
@@ -172,9 +177,16 @@ def refine(
 
 
 def check(scorer: LongAttn, rule: Selecting) -> None:
-    """Raise ``ValueError`` where the confidence could not be stated."""
+    """Raise ``ValueError`` where the confidence could not be stated; warn where it would be too high."""
     if scorer.rows is None:
         raise ValueError("refine needs estimates, and all rows were measured; set longattn.rows, such as 0.1")
+    rows = scorer.rows if scorer.rows >= 1 else scorer.rows * (scorer.length or 0)
+    if rows < FEW_ROWS:
+        log.warning(
+            "about %d rows of each head are drawn of a window: standard errors from so few are rough, and confidence "
+            "is likely too high; more rows or longer windows help",
+            rows,
+        )
     if scorer.score() != replace(scorer, normalise="zscore").score():
         raise ValueError("refine needs z-scores: the ends of a min-max scale have no standard error")
     if rule.threshold is not None or rule.near_duplicates is not None or list(rule.weights) != ["longattn"]:

@@ -96,12 +96,15 @@ def draw(order: Integers, probability: Floats, random: np.random.Generator) -> D
     expected = wanted.cumsum()
     number = max(1, round(float(expected[-1]) / PER_STRATUM))
     middle = (expected - wanted / 2) / expected[-1]
-    _, stratum = np.unique((middle * number).astype(np.int64), return_inverse=True)
-    sizes = np.bincount(stratum)
-    shuffled = np.lexsort((random.random(len(order)), stratum))
-    place = np.arange(len(order)) - np.repeat(sizes.cumsum() - sizes, sizes)
-    chosen = shuffled[place < PER_STRATUM]
-    return Draw(order[chosen], stratum[chosen], sizes)
+    starts = np.flatnonzero(np.diff((middle * number).astype(np.int64), prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    one = (random.random(len(sizes)) * sizes).astype(np.int64)
+    # another of those that are left; a stratum of one row has none
+    two = (random.random(len(sizes)) * (sizes - 1)).astype(np.int64)
+    two += two >= one
+    place = np.stack([starts + one, starts + two], axis=1)
+    drawn = np.stack([np.full(len(sizes), True), sizes > 1], axis=1)
+    return Draw(order[place[drawn]], np.nonzero(drawn)[0], sizes)
 
 
 def estimate(drawn: Draw, values: Floats) -> Estimated:

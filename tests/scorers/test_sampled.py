@@ -78,7 +78,7 @@ def test_windows_of_the_pilot_are_known_exactly(scorer, model, windows):
 def stored(scorer, model, windows):
     """Every row of the last window, as the kernel would return some of them."""
     rows = look([scorer.pilot_ask()], model, windows[4])[0].layers[0]["rows"][0].astype(np.float64)
-    return lambda positions, head: rows[positions, head]
+    return lambda positions: [rows[one, head] for head, one in enumerate(positions)]
 
 
 def draws(scorer, window, stored, number):

@@ -26,7 +26,8 @@ GROWTH = (1, 1, 2)
 NEARLY_ALL = 0.6
 """A draw that may cost this much of the rest takes all of it."""
 
-RowValues = Callable[[npt.NDArray[np.int64], int], npt.NDArray[np.float64]]
+RowValues = Callable[[Sequence[npt.NDArray[np.int64]]], list[npt.NDArray[np.float64]]]
+"""From positions of rows, by head, to the mass, then the square, of each at every distance: [n, 2 D] by head."""
 
 
 class Found(NamedTuple):
@@ -72,16 +73,13 @@ class Sampling:
         """:meth:`estimate` from one layer of one window."""
         assert layer.window is not None, "rows are drawn by window"
 
-        def values(positions: npt.NDArray[np.int64], head: int) -> npt.NDArray[np.float64]:
-            return self._moments(layer, positions, head)
+        def values(positions: Sequence[npt.NDArray[np.int64]]) -> list[npt.NDArray[np.float64]]:
+            return self._moments(layer, positions)
 
         return self.estimate(layer.window, layer.layer, layer.q.shape[2], values, before)
 
     def estimate(self, window: Window, layer: int, heads: int, values: RowValues, before: Found | None = None) -> Found:
-        """What one more draw says, together with what is known from those ``before``.
-
-        ``values(positions, head)`` are the mass, then the square, at every distance, of some rows of a head [n, 2 D].
-        """
+        """What one more draw says, together with what is known from those ``before``."""
         prediction = _prediction(self.pilot, layer) if self.pilot else None
         if prediction is not None and before is None and window.id in (known := _pilot_windows(self.pilot, layer)):
             return known[window.id]
@@ -96,8 +94,9 @@ class Sampling:
             drawn = before.drawn.reshape(len(self.distances), 2, heads).transpose(2, 1, 0).reshape(heads, -1)
         per_head: list[sampling.Estimated] = []
         more = np.zeros_like(drawn)
-        for head, pick in enumerate(picked):
-            found = values(positions[pick.rows], head)
+        for head, (pick, found) in enumerate(
+            zip(picked, values([positions[pick.rows] for pick in picked]), strict=True)
+        ):
             more[head] = found.sum(axis=0)
             totals, covariance = sampling.estimate(pick, found - predicted[pick.rows, head])
             rest = predicted[~measured[:, head], head].sum(axis=0)
@@ -134,24 +133,33 @@ class Sampling:
             picked = [sampling.draw(rest[head], probability[:, head], random[head]) for head in range(heads)]
         return measured, picked
 
-    def _moments(self, layer: "LayerAttention", positions: npt.NDArray[np.int64], head: int) -> npt.NDArray[np.float64]:
-        """Mass, then square, at every distance, of some rows of a head: [n, 2 D]."""
+    def _moments(
+        self, layer: "LayerAttention", positions: Sequence[npt.NDArray[np.int64]]
+    ) -> list[npt.NDArray[np.float64]]:
+        """Moments of some rows of each head."""
         import torch
 
         from longattn.attention import row_moments
 
-        key_head = head * layer.k.shape[2] // layer.q.shape[2]
-        rows = torch.from_numpy(positions).to(layer.q.device)
-        moments = row_moments(
-            layer.q[:, rows, head : head + 1],
-            layer.k[:, :, key_head : key_head + 1],
-            positions=layer.positions[rows],
-            distances=self.distances,
-            skip_first=self.skip_first,
-            scale=layer.scale,
-            backend=self.backend,
-        )
-        return torch.cat([moments.mass, moments.square], dim=-1)[0, 0].cpu().numpy()
+        values: list[npt.NDArray[np.float64]] = []
+        share = layer.q.shape[2] // layer.k.shape[2]
+        for key_head in range(layer.k.shape[2]):
+            heads = range(key_head * share, (key_head + 1) * share)
+            rows = [torch.from_numpy(positions[head]).to(layer.q.device) for head in heads]
+            # heads of one key head go as rows of one query head, so that their keys are made ready once
+            q = [layer.q[:, chosen, head : head + 1] for head, chosen in zip(heads, rows, strict=True)]
+            moments = row_moments(
+                torch.cat(q, dim=1),
+                layer.k[:, :, key_head : key_head + 1],
+                positions=layer.positions[torch.cat(rows)],
+                distances=self.distances,
+                skip_first=self.skip_first,
+                scale=layer.scale,
+                backend=self.backend,
+            )
+            both = torch.cat([moments.mass, moments.square], dim=-1)[0, 0].cpu().numpy()
+            values += np.split(both, np.cumsum([len(chosen) for chosen in rows])[:-1])
+        return values
 
 
 def every_row(layer: "LayerAttention", distances: Sequence[int], skip_first: int, backend: Backend) -> Columns:
