@@ -32,7 +32,12 @@ class Section:
 
 
 SECTIONS = (
-    Section("kernels", "Attention kernels and this machine's floor", ("kernels.py",), ("--lengths", "2048")),
+    Section(
+        "kernels",
+        "Attention kernels and this machine's floor",
+        ("kernels.py",),
+        ("--lengths", "2048", "--seconds", "1"),
+    ),
     Section("prepare", "Queries and keys of layer 0", ("prepare.py",), ("--lengths", "2048", "--rounds", "5")),
     Section("window", "One window, exact", ("one_window.py", "--length", "32768", "--dtype", "bfloat16")),
     Section("sampling", "Sampled rows and refinement", ("sampling.py",)),

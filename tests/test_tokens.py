@@ -29,6 +29,7 @@ TRAINING = [
 
 
 def byte_level(*steps: pre_tokenizers.PreTokenizer, nfc: bool = False, **model: object) -> Backend:
+    # the stubs know no keyword arguments that come as a mapping
     backend = Backend(models.BPE(**model))  # type: ignore[arg-type]
     backend.pre_tokenizer = pre_tokenizers.Sequence(list(steps))
     backend.decoder = decoders.ByteLevel()
@@ -325,6 +326,7 @@ def test_other_tokens_at_the_gate_end_the_use_of_gigatoken(families, monkeypatch
     original = Gigatokens.encode
 
     def wrong(self: Gigatokens, piece: str):
+        # None, which the signature allows, would end this test
         ids, starts, ends = original(self, piece)  # type: ignore[misc]
         return ids ^ 1, starts, ends
 

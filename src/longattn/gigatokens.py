@@ -35,6 +35,7 @@ class Gigatokens:
     def __init__(self, spec: dict[str, Any]) -> None:
         """``spec`` is the content of tokenizer.json. Raises ``ModelError`` if gigatoken cannot be used for it."""
         try:
+            # an extra that need not be installed
             from gigatoken.gigatoken_rs import load_hf_json  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ModelError("gigatoken is not installed: pip install 'longattn[fast]'") from error

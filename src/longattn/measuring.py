@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -267,6 +267,7 @@ def _count_non_finite(columns: Columns) -> int:
     return int(np.logical_or.reduce(bad).sum()) if bad else 0
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Versions of what the numbers depend on, without importing any of it."""
     names = ("longattn", "torch", "tokenizers", "numpy", "transformers")

@@ -179,9 +179,9 @@ def fit(tokens: npt.NDArray, values: npt.NDArray[np.float32], influence: Floats,
     """Tables from the rows of a pilot: ``tokens`` [W, T] and ``values`` [W, T, H, V] of every row.
 
     ``influence`` [H, V] is what a unit of each value adds to a window's score, to which rows from ``first`` on add.
-    Curves and coefficients are fitted by
-    least squares, a coefficient drawn towards its token's and its range's. Deviations are those of one half of the
-    windows from what the other half predicts, within rows of one token that are neighbours.
+    Curves and coefficients are fitted by least squares, a coefficient drawn towards its token's and its range's.
+    Deviations are those of one half of the windows from what the other half predicts, within rows of one token that are
+    neighbours.
     """
     seen, column = np.unique(tokens, return_inverse=True)
     column = column.reshape(tokens.shape)
