@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test bench clean
+.PHONY: demo test torture bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/python examples/demo.py demo
@@ -16,6 +16,10 @@ test: $(VENV)/.dev $(VENV)/.run
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pytest
+
+# faults, injected many times over: what `make test` does a bounded number of; ends with a table
+torture: $(VENV)/.dev $(VENV)/.run
+	$(VENV)/bin/pytest --torture tests/torture
 
 # BENCH="--quick", or "--released DIR --released-python PYTHON" to run the released code beside ours
 bench: $(VENV)/.run

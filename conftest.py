@@ -7,3 +7,9 @@ from importlib.util import find_spec
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 collect_ignore = [] if find_spec("triton") else ["src/longattn/attention/triton_kernel.py"]
+
+
+def pytest_addoption(parser):
+    """How much of ``tests/torture`` is run, and with which random numbers."""
+    parser.addoption("--torture", action="store_true", help="make every trial of tests/torture, not a bounded number")
+    parser.addoption("--torture-seed", type=int, default=20261122, help="seed of inputs, kill points and faults")

@@ -1,0 +1,58 @@
+"""Trials: faults injected many times over, counted by goal, and shown as one table at the end of the run.
+
+``make test`` runs a bounded number of each; ``make torture`` (``pytest --torture tests/torture``) the full number.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+
+@dataclass
+class Trials:
+    """What one test asks of the harness: how many trials, with which seed, and where their outcome is counted."""
+
+    full_size: bool
+    seed: int
+    rows: list[tuple[str, str, int, int, int]] = field(default_factory=list)
+
+    def number(self, full: int, bounded: int) -> int:
+        """Trials to make: ``full`` under ``make torture``, ``bounded`` under ``make test``."""
+        return full if self.full_size else bounded
+
+    def random(self) -> random.Random:
+        """Random numbers that depend on ``--torture-seed`` alone."""
+        return random.Random(self.seed)
+
+    def count(self, goal: str, fault: str, injected: int, passed: int) -> None:
+        """Note the outcome under a goal's name, such as ``R1``; fails unless every trial passed."""
+        self.rows.append((goal, fault, injected, passed, self.seed))
+        assert injected > 0, f"{goal}: no trial of {fault} was made"
+        assert passed == injected, (
+            f"{goal}: {injected - passed} of {injected} trials of {fault} failed, seed {self.seed}"
+        )
+
+
+ROWS = pytest.StashKey[list[tuple[str, str, int, int, int]]]()
+
+
+@pytest.fixture
+def trials(request: pytest.FixtureRequest) -> Trials:
+    """The harness for one test."""
+    rows = request.config.stash.setdefault(ROWS, [])
+    return Trials(request.config.getoption("--torture"), request.config.getoption("--torture-seed"), rows)
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """Print fault, trials made and trials passed, by goal."""
+    rows = config.stash.get(ROWS, [])
+    if not rows:
+        return
+    write: Callable[[str], None] = terminalreporter.write_line
+    terminalreporter.section("trials")
+    write("| goal | fault | injected | passed | seed |")
+    write("|---|---|---|---|---|")
+    for row in sorted(rows):
+        write("| " + " | ".join(map(str, row)) + " |")
