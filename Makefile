@@ -39,4 +39,6 @@ $(VENV)/.run: constraints.txt pyproject.toml $(wildcard native/*.cpp native/*.hp
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[dev]'
+	# owners of two export formats, for their readers alone: what they depend on is another torch and five clouds' software
+	$(PIP) --no-deps megatron-core mosaicml-streaming
 	touch $@

@@ -186,9 +186,17 @@ class Refining:
 class Exporting:
     """What the selected windows are written as."""
 
-    format: Literal["parquet", "jsonl", "jsonl.zst"] = "parquet"
+    format: Literal["parquet", "jsonl", "jsonl.zst", "hf", "megatron", "mds", "datatrove", "raw"] = "parquet"
+    """Rows as ``parquet``, ``jsonl`` or ``hf`` (a folder for ``datasets.load_from_disk``); or token ids alone, with
+    files for each source: ``megatron`` (.bin, .idx), ``mds`` (MosaicML, ProLong), ``datatrove`` (.ds, nanotron),
+    ``raw`` (a file to map into memory)."""
     content: Literal["text", "tokens", "both"] = "text"
-    """Text of the window, its token ids, or both."""
+    """Text of the window, its token ids (``input_ids``), or both."""
+    labels: bool = False
+    """Also write ``labels``, equal to ``input_ids``, and ``attention_mask``, which some trainers insist on."""
+    extra_token: bool = False
+    """Write one token more than the window has: the next of its document, or the model's end token where it ends.
+    For trainers that train on L tokens from items of L + 1 (nanotron, torchtitan, litgpt)."""
     carry: tuple[str, ...] = ()
     """Input fields to write along; ``*`` for all of them."""
     file_bytes: int = 256 * 2**20

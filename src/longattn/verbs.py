@@ -258,33 +258,37 @@ def measured_table(run: RunFolder, tables: dict[str, Any], name: str, wanted: di
 
 def export_selection(recipe: Recipe, output: Path) -> "ExportSummary":
     """Write the selected windows as ``export/``, re-reading only the units that hold some."""
-    from longattn.export import export, push
-    from longattn.models import resolve
+    from longattn.export import export, has_tokens, push
     from longattn.tokens import Tokenizer
 
     run = RunFolder(output)
     windows = run_table(run, run.manifest().get("tables", {}), "windows")
     rule = recipe.write
-    tokenizer = retokenizer = None
+    tokenizer = retokenizer = end_token = None
     if rule.retokenize is not None:
-        retokenizer = Tokenizer.load(_tokenizer_file(rule.retokenize))
-    elif rule.content != "text":
-        tokenizer = Tokenizer.load(resolve(recipe.model).tokenizer_file)
+        file, end_token = _tokenizer_and_end(rule.retokenize)
+        retokenizer = Tokenizer.load(file)
+    elif has_tokens(rule):
+        file, end_token = _tokenizer_and_end(recipe.model.name)
+        tokenizer = Tokenizer.load(file)
     folder = output / "export"
     chosen = output / "selection.parquet"
-    summary = export(run, run.plan(), windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer)
+    summary = export(run, run.plan(), windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer, end_token)
     if rule.push_to is not None:
         push(folder, rule.push_to, private=rule.push_private)
     run.update_manifest(recipe=recipe)
     return summary
 
 
-def _tokenizer_file(name: str) -> Path:
-    """A tokenizer.json by itself, or that of a model."""
+def _tokenizer_and_end(name: str) -> tuple[Path, int | None]:
+    """A tokenizer.json by itself, or that of a model, whose end token is known too."""
     from longattn.models import resolve
 
     path = Path(name)
-    return path if path.suffix == ".json" else resolve(settings.Model(name=name)).tokenizer_file
+    if path.suffix == ".json":
+        return path, None
+    checkpoint = resolve(settings.Model(name=name))
+    return checkpoint.tokenizer_file, checkpoint.end_token
 
 
 def write_report(recipe: Recipe, output: Path, *, texts: bool = True) -> Path:

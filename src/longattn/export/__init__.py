@@ -1,9 +1,9 @@
 """Write the selected windows as what trainers read, with a dataset card, and push them to the hub."""
 
-from longattn.export.exporting import export
+from longattn.export.exporting import export, has_tokens
 from longattn.export.hub import push
 from longattn.export.rereading import read_texts
 from longattn.export.retokenizing import Retokenized
 from longattn.export.summary import ExportedFile, ExportSummary
 
-__all__ = ["ExportSummary", "ExportedFile", "Retokenized", "export", "push", "read_texts"]
+__all__ = ["ExportSummary", "ExportedFile", "Retokenized", "export", "has_tokens", "push", "read_texts"]

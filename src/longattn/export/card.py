@@ -9,11 +9,11 @@ from longattn.export.summary import ExportSummary
 from longattn.settings import Exporting
 
 
-def dataset_card(summary: ExportSummary, rule: Exporting, manifest: Mapping[str, Any]) -> str:
+def dataset_card(summary: ExportSummary, rule: Exporting, manifest: Mapping[str, Any], usage: str) -> str:
     """``README.md`` of an export: a YAML header for the hub, then Markdown for people.
 
     ``manifest`` is the run's; its sections ``recipe``, ``model``, ``tables`` and ``versions`` are shown,
-    without the places of files and models on this machine.
+    without the places of files and models on this machine; ``usage`` is what the format says of its reading.
     """
     import jinja2
     import yaml
@@ -26,7 +26,7 @@ def dataset_card(summary: ExportSummary, rule: Exporting, manifest: Mapping[str,
     return environment.from_string(template).render(
         card_data=DatasetCardData(**_header(summary, rule)).to_yaml(),
         summary=summary,
-        name=rule.push_to or "path/to/this/folder",
+        usage=usage,
         carried=bool(rule.carry),
         facts=_facts(recipe, manifest),
         settings=yaml.safe_dump(recipe, allow_unicode=True) if recipe else "",
@@ -57,14 +57,17 @@ def cell(text: object) -> str:
 
 
 def _header(summary: ExportSummary, rule: Exporting) -> dict[str, Any]:
+    loadable = summary.format in ("parquet", "jsonl", "jsonl.zst")
     data_files = [{"split": "train", "path": f"data/part-*.{summary.format}"}]
+    configs = [{"config_name": "default", "data_files": data_files}]
     return {
         "pretty_name": rule.push_to or "Selected long-context windows",
         "license": rule.license,
         "task_categories": ["text-generation"],
         "size_categories": [size_category(summary.num_windows)],
         "tags": ["long-context", "pre-training", "data-selection", "longattn"],
-        "configs": [{"config_name": "default", "data_files": data_files}],
+        # the hub shows and loads these formats by itself; others are downloaded as they are
+        **({"configs": configs} if loadable else {}),
     }
 
 

@@ -1,32 +1,46 @@
 """From a selection to a folder of files for a trainer."""
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from longattn.errors import RunError
-from longattn.export.base import Format, Row
+from longattn.export.base import Batch, Format, Row
 from longattn.export.card import dataset_card
 from longattn.export.carrying import carried_name, carried_schema, to_json
+from longattn.export.datatrove import Datatrove
+from longattn.export.huggingface import HuggingFace
 from longattn.export.jsonl import JsonLines, ZstdJsonLines
+from longattn.export.mds import Mds
+from longattn.export.megatron import Megatron
 from longattn.export.parquet import Parquet
-from longattn.export.rereading import Passage, Rereader, read_selection
-from longattn.export.retokenizing import Retokenized, retokenize
+from longattn.export.raw import Raw
+from longattn.export.rereading import Passage, Rereader, read_selection, tokens_at
+from longattn.export.retokenizing import Retokenized
 from longattn.export.staging import replacing
 from longattn.export.summary import FILE_NAME, ExportedFile, ExportSummary
 from longattn.records import WorkUnit
 from longattn.settings import Corpus, Exporting
-from longattn.tables import RunFolder, Table, durable, write_json, write_text
+from longattn.tables import RunFolder, Table, write_json, write_text
 from longattn.tokens import Tokenizer
 
-FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": JsonLines(), "jsonl.zst": ZstdJsonLines()}
+FORMATS: dict[str, Format] = {
+    "parquet": Parquet(),
+    "jsonl": JsonLines(),
+    "jsonl.zst": ZstdJsonLines(),
+    "hf": HuggingFace(),
+    "megatron": Megatron(),
+    "mds": Mds(),
+    "datatrove": Datatrove(),
+    "raw": Raw(),
+}
 """Trainer formats by the name that ``Exporting.format`` takes."""
 
 COLUMNS = pa.schema(
@@ -35,7 +49,9 @@ COLUMNS = pa.schema(
         ("doc_id", pa.string()),
         ("source", pa.string()),
         ("text", pa.string()),
-        ("tokens", pa.list_(pa.uint32())),
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("attention_mask", pa.list_(pa.int8())),
         ("num_tokens", pa.int32()),
         ("num_tokens_trainee", pa.int32()),
         ("start", pa.int64()),
@@ -67,32 +83,49 @@ def export(
     rule: Exporting,
     output: Path,
     retokenizer: Tokenizer | None = None,
+    end_token: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ExportSummary:
     """Write the kept windows of ``selection`` as trainer files with a dataset card; replaces ``output``.
 
     Only units with kept windows are read again. Text and token ids are slices of the document's own: ids are
     never decoded and encoded again. ``tokenizer``, the one that cut the windows, is needed for token ids, and
-    ``retokenizer`` where ``rule.retokenize`` names one; ``tokens`` are then the trainee's. Raises
+    ``retokenizer`` where ``rule.retokenize`` names one; the ids are then the trainee's. ``end_token`` is needed where
+    ``rule.extra_token`` asks for one token more than a window has, and stands behind a document's last. Raises
     :class:`RunError` when the input is no longer what was measured; the old export then stays.
     """
-    _check(windows, tokenizer, rule, retokenizer)
+    _check(windows, tokenizer, rule, retokenizer, end_token)
     reader = Rereader(units, windows, read_selection(selection), corpus, rule.carry)
-    own_tokenizer = tokenizer if rule.content != "text" and retokenizer is None else None
+    own_tokenizer = tokenizer if has_tokens(rule) and retokenizer is None else None
     names = _column_names(rule)
-    tally = _Tally(names, retokenizer, len(reader.chosen.scores), progress)
+    extra = end_token if rule.extra_token else None
+    tally = _Tally(names, retokenizer, len(reader.chosen.scores), progress, extra)
     format = FORMATS[rule.format]
+    vocab_size = used.vocab_size if (used := retokenizer or own_tokenizer) else 0
     with run.lock("export"), replacing(output, marker=FILE_NAME) as folder:
         schema = _schema(names, reader, format)
-        rows = map(tally.row, reader.passages(own_tokenizer))
-        files = _write_files(folder, format, schema, rows, rule)
-        summary = tally.summary(rule, files)
-        write_text(folder / "README.md", dataset_card(summary, rule, run.manifest()))
+        rows = map(tally.row, reader.passages(own_tokenizer, extra))
+        written = format.write(folder, schema, _batches(rows, rule.row_group_bytes), rule, vocab_size)
+        summary = tally.summary(rule, [_listed(folder, path) for path in written.files], written.stems)
+        name = rule.push_to or "path/to/this/folder"
+        usage = format.usage(name, summary.stems, summary.tokens)
+        write_text(folder / "README.md", dataset_card(summary, rule, run.manifest(), usage))
         write_json(folder / FILE_NAME, summary)
     return summary
 
 
-def _check(windows: Table, tokenizer: Tokenizer | None, rule: Exporting, retokenizer: Tokenizer | None) -> None:
+def has_tokens(rule: Exporting) -> bool:
+    """Whether such an export holds token ids; some formats hold nothing else."""
+    return rule.content != "text" or (rule.format in FORMATS and FORMATS[rule.format].tokens_only)
+
+
+def _check(
+    windows: Table,
+    tokenizer: Tokenizer | None,
+    rule: Exporting,
+    retokenizer: Tokenizer | None,
+    end_token: int | None,
+) -> None:
     if rule.format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {rule.format!r}")
     for name in ("file_bytes", "row_group_bytes"):
@@ -100,23 +133,38 @@ def _check(windows: Table, tokenizer: Tokenizer | None, rule: Exporting, retoken
             raise ValueError(f"{name} must be at least 1, got {getattr(rule, name)}")
     if rule.retokenize is not None and retokenizer is None:
         raise ValueError(f"retokenize={rule.retokenize!r} needs that tokenizer, got no retokenizer")
-    if rule.content != "text" and tokenizer is None and retokenizer is None:
-        raise ValueError(f"content={rule.content!r} needs the tokenizer that cut the windows, got None")
+    asked = f"content={rule.content!r}" if rule.content != "text" else f"format={rule.format!r}"
+    if has_tokens(rule) and tokenizer is None and retokenizer is None:
+        raise ValueError(f"{asked} needs the tokenizer that cut the windows, got None")
+    for name in ("labels", "extra_token"):
+        if getattr(rule, name) and not has_tokens(rule):
+            raise ValueError(f"{name} is of token ids, and this export has none; ask for content='tokens' or 'both'")
+    if FORMATS[rule.format].tokens_only and (rule.carry or rule.labels):
+        raise ValueError(f"format={rule.format!r} holds token ids alone; carry and labels need parquet, jsonl or hf")
+    if rule.extra_token and not FORMATS[rule.format].takes_extra_token:
+        raise ValueError(f"format={rule.format!r} cannot be written with extra_token: its samples would drift")
+    if rule.extra_token and end_token is None:
+        raise ValueError("extra_token needs an end token for windows at the end of a document, and the model has none")
     if tokenizer is not None and tokenizer.hash != (cut_by := windows.settings["tokenizer"]):
         raise RunError(f"the windows were cut by the tokenizer {cut_by}, this one is {tokenizer.hash}; give the other")
 
 
 def _column_names(rule: Exporting) -> list[str]:
     """Our columns that this export has."""
-    unwanted = {"text": {"tokens"}, "tokens": {"text"}}.get(rule.content, set())
+    unwanted = set() if rule.labels else {"labels", "attention_mask"}
+    if rule.content == "tokens" or FORMATS[rule.format].tokens_only:
+        unwanted |= {"text"}
+    if not has_tokens(rule):
+        unwanted |= {"input_ids"}
     if rule.retokenize is None:
         unwanted |= {"num_tokens_trainee"}
-    return [name for name in COLUMNS.names if name not in unwanted]
+    names = [name for name in COLUMNS.names if name not in unwanted]
+    return [*names, "part_tokens"] if FORMATS[rule.format].tokens_only else names
 
 
 def _schema(names: Sequence[str], reader: Rereader, format: Format) -> pa.Schema:
     """These columns and, for a typed format, the carried fields, whose types take a reading of the input."""
-    columns = [COLUMNS.field(name) for name in names]
+    columns = [COLUMNS.field(name) for name in names if name in COLUMNS.names]
     if format.typed and reader.fields:
         columns += carried_schema(_carried(document.fields) for document, _ in reader.documents())
     return pa.schema(columns)
@@ -129,8 +177,16 @@ def _carried(fields: Mapping[str, Any]) -> dict[str, Any]:
 class _Tally:
     """Makes the rows, and counts what goes through."""
 
-    def __init__(self, names: Sequence[str], retokenizer: Tokenizer | None, total: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        retokenizer: Tokenizer | None,
+        total: int,
+        progress: Progress,
+        extra: int | None,
+    ) -> None:
         self._names, self._retokenizer, self._total, self._progress = names, retokenizer, total, progress
+        self._extra = extra
         self._windows: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
         self._characters = 0
@@ -138,9 +194,14 @@ class _Tally:
 
     def row(self, passage: Passage) -> Row:
         """The passage's columns, then its carried fields."""
-        window, tokens, num_tokens_trainee = passage.window, passage.tokens, None
+        window, tokens, part_tokens, num_tokens_trainee = passage.window, passage.tokens, passage.part_tokens, None
         if self._retokenizer is not None and self._retokenized is not None:
-            tokens, num_tokens_trainee = retokenize(passage.text, window.num_tokens, self._retokenizer)
+            encoded = self._retokenizer.encode(passage.text)
+            tokens, part_tokens = (
+                self._cut(encoded.ids, window.num_tokens),
+                tokens_at(encoded.char_starts, passage.parts),
+            )
+            num_tokens_trainee = len(encoded.ids)
             self._retokenized = self._retokenized.adding(window.num_tokens, num_tokens_trainee)
         self._windows[window.source] += 1
         self._tokens[window.source] += window.num_tokens
@@ -149,52 +210,45 @@ class _Tally:
         known = {
             **asdict(window),
             "text": passage.text,
-            "tokens": tokens,
+            "input_ids": tokens,
+            "labels": tokens,
+            "attention_mask": None if tokens is None else np.ones(len(tokens), np.int8),
+            "part_tokens": part_tokens,
             "num_tokens_trainee": num_tokens_trainee,
             "parts": [asdict(part) for part in passage.parts],
         }
         return {**{name: known[name] for name in self._names}, **_carried(passage.fields)}
 
-    def summary(self, rule: Exporting, files: Sequence[ExportedFile]) -> ExportSummary:
+    def _cut(self, ids: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np.uint32]:
+        """At most a window's tokens; with one token more where that was asked for."""
+        if self._extra is None:
+            return ids[:length]
+        return np.append(ids, np.uint32(self._extra))[: length + 1]
+
+    def summary(self, rule: Exporting, files: Sequence[ExportedFile], stems: Mapping[str, str]) -> ExportSummary:
         """What was counted."""
         return ExportSummary(
             format=rule.format,
-            content=rule.content,
+            content=rule.content if not FORMATS[rule.format].tokens_only else "tokens",
+            extra_token=rule.extra_token,
             num_windows=self._windows.total(),
             num_tokens=self._tokens.total(),
             num_characters=self._characters,
             windows=dict(sorted(self._windows.items())),
             tokens=dict(sorted(self._tokens.items())),
             files=tuple(files),
+            stems=dict(stems),
             retokenized=self._retokenized,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    rows: list[Row]
-    offset: int
-    """Bytes of content before this batch."""
+def _listed(folder: Path, path: Path) -> ExportedFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ExportedFile(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
 
 
-def _write_files(
-    folder: Path, format: Format, schema: pa.Schema, rows: Iterable[Row], rule: Exporting
-) -> list[ExportedFile]:
-    """Write ``data/part-00000`` and so on, each with about ``rule.file_bytes`` of content."""
-    files = []
-    batches = _batches(rows, rule.row_group_bytes)
-    by_file = itertools.groupby(batches, key=lambda batch: batch.offset // rule.file_bytes)
-    for number, (_, group) in enumerate(by_file):
-        path = folder / "data" / f"part-{number:05d}{format.suffix}"
-        with durable(path) as file:
-            format.write(file, schema, (batch.rows for batch in group))
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files.append(ExportedFile(f"data/{path.name}", path.stat().st_size, digest))
-    return files
-
-
-def _batches(rows: Iterable[Row], limit: int) -> Iterator[_Batch]:
+def _batches(rows: Iterable[Row], limit: int) -> Iterator[Batch]:
     """Rows of about ``limit`` bytes together; an empty one if there are none, so that a file has columns."""
     batch: list[Row] = []
     offset = size = 0
@@ -202,10 +256,10 @@ def _batches(rows: Iterable[Row], limit: int) -> Iterator[_Batch]:
         batch.append(row)
         size += sum(map(_num_bytes, row.values()))
         if size >= limit:
-            yield _Batch(batch, offset)
+            yield Batch(batch, offset)
             batch, offset, size = [], offset + size, 0
     if batch or offset == 0:
-        yield _Batch(batch, offset)
+        yield Batch(batch, offset)
 
 
 def _num_bytes(value: Any) -> int:

@@ -6,18 +6,17 @@ from typing import BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from longattn.export.base import Format, Row
+from longattn.export.base import Row, RowFormat
 from longattn.export.carrying import to_json
 
 
 @dataclass(frozen=True)
-class JsonLines(Format):
+class JsonLines(RowFormat):
     """One JSON object per line; carried fields keep their structure."""
 
     suffix: ClassVar[str] = ".jsonl"
-    typed: ClassVar[bool] = False
 
-    def write(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
+    def write_file(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
         """Write all rows."""
         for rows in batches:
             for row in rows:
@@ -25,13 +24,12 @@ class JsonLines(Format):
 
 
 @dataclass(frozen=True)
-class ZstdJsonLines(Format):
+class ZstdJsonLines(RowFormat):
     """JSON lines in one zstd frame, so that a reader notices a file that was cut off."""
 
     suffix: ClassVar[str] = ".jsonl.zst"
-    typed: ClassVar[bool] = False
 
-    def write(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
+    def write_file(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
         """Write all rows, compressed."""
         with pa.CompressedOutputStream(pa.PythonFile(_KeptOpen(file), "w"), "zstd") as stream:
             for rows in batches:

@@ -7,12 +7,12 @@ from typing import Any, BinaryIO, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longattn.export.base import Format, Row
+from longattn.export.base import Row, RowFormat
 from longattn.export.carrying import column_value
 
 
 @dataclass(frozen=True)
-class Parquet(Format):
+class Parquet(RowFormat):
     """Parquet with zstd; each batch is one row group.
 
     Pages are cut by content, so that a second push of a changed selection uploads only what is new.
@@ -21,7 +21,7 @@ class Parquet(Format):
     suffix: ClassVar[str] = ".parquet"
     typed: ClassVar[bool] = True
 
-    def write(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
+    def write_file(self, file: BinaryIO, schema: pa.Schema, batches: Iterable[Sequence[Row]]) -> None:
         """Write all rows; values of carried fields are brought to their column's type."""
         with pq.ParquetWriter(
             file,
@@ -32,8 +32,12 @@ class Parquet(Format):
             use_content_defined_chunking=True,
         ) as writer:
             for rows in batches:
-                columns = [_column(rows, field) for field in schema]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(rows)))
+                writer.write_table(as_table(rows, schema), row_group_size=max(1, len(rows)))
+
+
+def as_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """Rows as columns of these types; a row may lack a carried field."""
+    return pa.Table.from_arrays([_column(rows, field) for field in schema], schema=schema)
 
 
 def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:

@@ -121,10 +121,13 @@ class Rereader:
                 "of them; select again"
             )
 
-    def passages(self, tokenizer: Tokenizer | None) -> Iterator["Passage"]:
-        """The content of every kept window; with the tokenizer that cut it, its token ids as well."""
+    def passages(self, tokenizer: Tokenizer | None, end_token: int | None = None) -> Iterator["Passage"]:
+        """The content of every kept window; with the tokenizer that cut it, its token ids as well.
+
+        With ``end_token`` each window has one token more, the next of its document, or ``end_token`` at its end.
+        """
         for document, windows in self.documents():
-            yield from _passages(document, windows, tokenizer)
+            yield from _passages(document, windows, tokenizer, end_token)
             del document
 
     def _first_readings(self) -> dict[str, Reading]:
@@ -204,17 +207,22 @@ class Passage:
     """The document's own ids; None when no tokenizer was given."""
     parts: tuple[Part, ...] = ()
     """Records joined into the document that reach into the window; ``char_start`` counts from its start."""
+    part_tokens: tuple[int, ...] = ()
+    """The token of the window at which each of them begins, where there are tokens."""
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def _passages(document: Document, windows: Sequence[Kept], tokenizer: Tokenizer | None) -> Iterator[Passage]:
+def _passages(
+    document: Document, windows: Sequence[Kept], tokenizer: Tokenizer | None, end_token: int | None
+) -> Iterator[Passage]:
     """The windows' texts and, with a tokenizer, token ids, cut from one document.
 
     Raises :class:`RunError` where the tokens are not those that were measured.
     """
     tokenized = tokenizer.encode(document.text) if tokenizer else None
     for window in windows:
-        tokens = None
+        tokens, begins = None, ()
+        parts = parts_within(document.parts, window.char_start, window.char_end)
         if tokenized is not None:
             if not _same_tokens(tokenized, window):
                 raise RunError(
@@ -222,10 +230,21 @@ def _passages(document: Document, windows: Sequence[Kept], tokenizer: Tokenizer 
                     f"{window.doc_tokens} were measured, or other ones; {REMEDY}"
                 )
             # a copy, since a view would keep the ids of the whole document
-            tokens = tokenized.ids[window.start : window.start + window.num_tokens].copy()
+            tokens = tokenized.ids[window.start : window.start + window.num_tokens + (end_token is not None)].copy()
+            if end_token is not None and len(tokens) == window.num_tokens:
+                tokens = np.append(tokens, np.uint32(end_token))
+            begins = tokens_at(tokenized.char_starts[window.start :] - window.char_start, parts)
         text = document.text[window.char_start : window.char_end]
-        parts = parts_within(document.parts, window.char_start, window.char_end)
-        yield Passage(window, text, tokens, parts, dict(document.fields))
+        yield Passage(window, text, tokens, parts, begins, dict(document.fields))
+
+
+def tokens_at(char_starts: npt.NDArray[Any], parts: Sequence[Part]) -> tuple[int, ...]:
+    """The first token of each part, by the character at which each token of the window begins.
+
+    >>> tokens_at(np.array([0, 4, 9, 12]), [Part("a", 0), Part("b", 9), Part("c", 10)])
+    (0, 2, 3)
+    """
+    return tuple(np.searchsorted(char_starts, [part.char_start for part in parts]).tolist())
 
 
 def _same_tokens(tokenized: Tokenized, window: Kept) -> bool:

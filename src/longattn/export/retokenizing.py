@@ -1,11 +1,6 @@
-"""Encode selected windows again for the model that will be trained on them, and state what that changes."""
+"""What it changes to encode selected windows again for the model that will be trained on them."""
 
 from dataclasses import dataclass, replace
-
-import numpy as np
-import numpy.typing as npt
-
-from longattn.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,3 @@ class Retokenized:
     def mean(self) -> float:
         """Mean tokens of a window after."""
         return self.tokens_after / self.windows if self.windows else 0.0
-
-
-def retokenize(text: str, length: int, tokenizer: Tokenizer) -> tuple[npt.NDArray[np.uint32], int]:
-    """At most ``length`` tokens of a window's text, and how many it has in all."""
-    ids = tokenizer.encode(text).ids
-    return ids[:length], len(ids)

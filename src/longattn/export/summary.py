@@ -1,7 +1,7 @@
 """What an export holds, in numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from longattn.export.retokenizing import Retokenized
 
@@ -33,5 +33,9 @@ class ExportSummary:
     tokens: Mapping[str, int]
     """Tokens by source."""
     files: tuple[ExportedFile, ...]
+    stems: Mapping[str, str] = field(default_factory=dict)
+    """By source, what the names of its files begin with, where sources have files of their own."""
+    extra_token: bool = False
+    """Whether each window has one token more: the next of its document, or the end token."""
     retokenized: Retokenized | None = None
     """What the trainee's tokenizer changed, where one was asked for."""

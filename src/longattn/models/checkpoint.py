@@ -43,6 +43,12 @@ class Checkpoint:
     revision: str | None = None
     """Commit on the hub."""
 
+    @property
+    def end_token(self) -> int | None:
+        """The id that ends a text, the first where the config has several."""
+        found = self.config.get("eos_token_id")
+        return found[0] if isinstance(found, list) else found
+
 
 def resolve(model: settings.Model) -> Checkpoint:
     """The checkpoint that ``model.name`` refers to.
