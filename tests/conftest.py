@@ -1,6 +1,11 @@
 """What tests of several modules share."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# the same examples everywhere; how long one takes is the affair of the machine
+settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
 
 
 @pytest.fixture
