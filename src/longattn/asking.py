@@ -86,7 +86,7 @@ class _Layers:
         if self.rows is not None:
             place = self.rows if shown is None else np.searchsorted(shown, self.rows)
             chosen = torch.from_numpy(place).to(attention.q.device)
-            attention = attention._replace(q=attention.q[:, chosen], positions=attention.positions[chosen])
+            attention = attention.at(chosen)
         self.seen[attention.layer] = self.observe(attention._replace(window=self.window))
 
 

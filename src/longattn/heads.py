@@ -167,8 +167,6 @@ def copied_share(model: "Model", prompt: Prompt) -> Heads | None:
     """The share of the answer's tokens that each head copies from the needle; None if the answer is not the model's."""
     import torch
 
-    from longattn.attention import top_keys
-
     num_tokens = len(prompt.tokens)
     tokens_1T = torch.from_numpy(prompt.tokens.astype(np.int64))[None].to(model.device)
     # the query that generates a token stands at the one before it
@@ -176,7 +174,7 @@ def copied_share(model: "Model", prompt: Prompt) -> Heads | None:
     shares: dict[int, Heads] = {}
 
     def visit(attention: "LayerAttention") -> None:
-        top_HR = top_keys(attention.q, attention.k, positions=attention.positions)[0]
+        top_HR = attention.top_keys()[0]
         in_needle_HR = (top_HR >= prompt.needle) & (top_HR < prompt.needle + num_tokens - prompt.answer)
         same_HR = tokens_1T[0, top_HR] == tokens_1T[0, attention.positions + 1]
         shares[attention.layer] = (in_needle_HR & same_HR).double().mean(1).cpu().numpy()

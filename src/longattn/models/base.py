@@ -9,22 +9,75 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from longattn import attention
+from longattn.attention import RowMoments
 from longattn.records import Window
+from longattn.settings import Backend
 
 
 class LayerAttention(NamedTuple):
-    """All that a layer's attention map is made of: softmax over the keys of ``scale * q @ k``, causal."""
+    """A layer's attention map, causal softmax over the keys of ``scale * q @ k``, and the questions to ask of it.
+
+    Rows, distances, spans and skipped keys are those of the window's own tokens, whatever the model was given before
+    them: its methods count, and whoever reads ``k`` has to count the ``prefix``.
+    """
 
     layer: int
     q: Float[Tensor, "B R H K"]
     """Queries of the asked rows, after the rotary embedding."""
-    k: Float[Tensor, "B T G K"]
-    """Keys of all tokens, after the rotary embedding; ``H / G`` neighbouring heads share one."""
+    k: Float[Tensor, "B S G K"]
+    """Keys after the rotary embedding: those of ``prefix`` tokens, then the window's; ``H / G`` neighbouring heads
+    share one."""
     scale: float
     positions: Int[Tensor, " R"]
-    """Places of the query rows among the keys."""
+    """Places of the query rows in the window."""
     window: Window | None = None
     """The window that is looked at; known to those who asked (:func:`longattn.asking.look`)."""
+    prefix: int = 0
+    """Tokens before the window (a BOS): they are in every softmax, and in no row, span or far sum."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the window."""
+        return self.k.shape[1] - self.prefix
+
+    def at(self, rows: slice | Int[Tensor, " N"]) -> "LayerAttention":
+        """The same map with some of its rows, by their place among them."""
+        return self._replace(q=self.q[:, rows], positions=self.positions[rows])
+
+    def row_moments(
+        self, distances: Sequence[int], *, skip_first: int = 0, backend: Backend = "auto"
+    ) -> RowMoments:
+        """Far attention of each row: :func:`longattn.attention.row_moments` of the window's tokens."""
+        return attention.row_moments(
+            self.q,
+            self.k,
+            positions=self.positions + self.prefix,
+            distances=distances,
+            skip_first=skip_first + self.prefix,
+            scale=self.scale,
+            backend=backend,
+        )
+
+    def span_mass(
+        self, edges: Sequence[int], *, limits: Int[Tensor, " R"] | None = None
+    ) -> Float[Tensor, "B H R S"]:
+        """Attention mass of each row on spans of the window: :func:`longattn.attention.span_mass`.
+
+        ``limits`` are the numbers of tokens of the window that rows attend to; None is all up to the row.
+        """
+        seen = self.positions + 1 if limits is None else limits
+        return attention.span_mass(
+            self.q,
+            self.k,
+            limits=seen + self.prefix,
+            edges=[edge + self.prefix for edge in edges],
+            scale=self.scale,
+        )
+
+    def top_keys(self) -> Int[Tensor, "B H R"]:
+        """The token that gets most of each row's attention; below 0 one before the window."""
+        return attention.top_keys(self.q, self.k, positions=self.positions + self.prefix) - self.prefix
 
 
 class Predictions(NamedTuple):

@@ -88,15 +88,12 @@ class ContextDependency(Scorer):
 
     def _on_user(self, layer: "LayerAttention") -> Columns:
         """Attention mass of each row on all user messages before it, float64 [B, H, R]."""
-        from longattn.attention import span_mass
-
         assert layer.window is not None, "a sample's messages are its own"
         B, R, H, _ = layer.q.shape
         on_user_BHR, edges = np.zeros((B, H, R)), self._user_edges(layer.window)
         for start in range(0, R, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            limits = layer.positions[part] + 1
-            mass_BHRS = span_mass(layer.q[:, part], layer.k, limits=limits, edges=edges, scale=layer.scale)
+            mass_BHRS = layer.at(part).span_mass(edges)
             # between two messages of the user lies a span that is none; messages after a row have no mass for it
             on_user_BHR[:, :, part] = mass_BHRS[..., ::2].cpu().numpy().sum(axis=-1)
         return {"on_user": on_user_BHR}

@@ -136,8 +136,6 @@ class LADM(Scorer):
         """PFS(i, j) for the looked-at spans j, ascending, and every span i: float64 [J, N]."""
         import torch
 
-        from longattn.attention import span_mass
-
         edges, queries, width = self._edges(), self._queries(), self._width
         before = [edges[j] for j in queries for _ in range(width)]
         limits_R = layer.positions + 1 if self.own_keys else torch.tensor(before, device=layer.q.device)
@@ -145,7 +143,7 @@ class LADM(Scorer):
         at_once = max(1, ROWS_AT_ONCE // width)
         for first in range(0, len(queries), at_once):
             part = slice(first * width, (first + at_once) * width)
-            mass_1HRN = span_mass(layer.q[:, part], layer.k, limits=limits_R[part], edges=edges, scale=layer.scale)
+            mass_1HRN = layer.at(part).span_mass(edges, limits=limits_R[part])
             # NumPy adds in one fixed order, torch in one that depends on the number of threads
             mass_HJwN = mass_1HRN[0].unflatten(1, (-1, width)).cpu().numpy()
             pfs_JN[first : first + at_once] = mass_HJwN.sum(axis=2).mean(axis=0)

@@ -200,21 +200,11 @@ class LongAttn(PilotScorer):
 
     def observe(self, layer: "LayerAttention") -> Columns:
         """S1 and S2 of every head and distance, float64 [B, H, D], from one layer's queries and keys."""
-        from longattn.attention import row_moments
-
         B, R, H, _ = layer.q.shape
         s1_BHD, s2_BHD = (np.zeros((B, H, len(self.distances))) for _ in range(2))
         for start in range(0, R, ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            moments = row_moments(
-                layer.q[:, part],
-                layer.k,
-                positions=layer.positions[part],
-                distances=self.distances,
-                skip_first=self.skip_first,
-                scale=layer.scale,
-                backend=self.backend,
-            )
+            part = layer.at(slice(start, start + ROWS_AT_ONCE))
+            moments = part.row_moments(self.distances, skip_first=self.skip_first, backend=self.backend)
             # NumPy adds in one fixed order, torch in one that depends on the number of threads
             s1_BHD += moments.mass.cpu().numpy().sum(axis=2)
             s2_BHD += moments.square.cpu().numpy().sum(axis=2)

@@ -139,8 +139,6 @@ class Sampling:
         """Moments of some rows of each head."""
         import torch
 
-        from longattn.attention import row_moments
-
         values: list[npt.NDArray[np.float64]] = []
         share = layer.q.shape[2] // layer.k.shape[2]
         for key_head in range(layer.k.shape[2]):
@@ -148,15 +146,12 @@ class Sampling:
             rows = [torch.from_numpy(positions[head]).to(layer.q.device) for head in heads]
             # heads of one key head go as rows of one query head, so that their keys are made ready once
             q = [layer.q[:, chosen, head : head + 1] for head, chosen in zip(heads, rows, strict=True)]
-            moments = row_moments(
-                torch.cat(q, dim=1),
-                layer.k[:, :, key_head : key_head + 1],
+            of_key_head = layer._replace(
+                q=torch.cat(q, dim=1),
+                k=layer.k[:, :, key_head : key_head + 1],
                 positions=layer.positions[torch.cat(rows)],
-                distances=self.distances,
-                skip_first=self.skip_first,
-                scale=layer.scale,
-                backend=self.backend,
             )
+            moments = of_key_head.row_moments(self.distances, skip_first=self.skip_first, backend=self.backend)
             both = torch.cat([moments.mass, moments.square], dim=-1)[0, 0].cpu().numpy()
             values += np.split(both, np.cumsum([len(chosen) for chosen in rows])[:-1])
         return values
@@ -169,17 +164,7 @@ def every_row(layer: "LayerAttention", distances: Sequence[int], skip_first: int
     """
     import torch
 
-    from longattn.attention import row_moments
-
-    moments = row_moments(
-        layer.q,
-        layer.k,
-        positions=layer.positions,
-        distances=distances,
-        skip_first=skip_first,
-        scale=layer.scale,
-        backend=backend,
-    )
+    moments = layer.row_moments(distances, skip_first=skip_first, backend=backend)
     values = torch.cat([moments.mass, moments.square], dim=-1).transpose(1, 2).cpu().numpy()
     return {"rows": values.astype(np.float32), "totals": values.sum(axis=1)}
 

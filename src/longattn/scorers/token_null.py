@@ -63,11 +63,8 @@ class TokenNull(PilotScorer):
 
     def _far_mass(self, layer: "LayerAttention") -> Columns:
         """Far mass of each row, mean over heads: [B, R]."""
-        from longattn.attention import row_moments
-
-        distances = [self.distance or 1]
-        moments = row_moments(layer.q, layer.k, positions=layer.positions, distances=distances, scale=layer.scale)
-        return {"mass": moments.mass[..., 0].mean(dim=1).cpu().numpy()}
+        mass_BHR = layer.row_moments([self.distance or 1]).mass[..., 0]
+        return {"mass": mass_BHR.mean(dim=1).cpu().numpy()}
 
     def fit(self, windows: Sequence[Window], seen: Sequence[Seen]) -> dict[str, npt.NDArray]:
         """``mass``, float32 [buckets, tokens]: mean far mass by range of positions and token id."""

@@ -50,19 +50,10 @@ class FarAttention(Scorer):
 
     def observe(self, layer: "LayerAttention") -> Columns:
         """S1 and S2, each [1, H, skips, distances], scaled up to all rows."""
-        from longattn.attention import row_moments
-
-        scale = layer.k.shape[1] / layer.q.shape[1]
+        scale = layer.num_tokens / layer.q.shape[1]
         s1, s2 = [], []
         for skip in self.skips:
-            moments = row_moments(
-                layer.q,
-                layer.k,
-                positions=layer.positions,
-                distances=self.distances,
-                skip_first=skip,
-                scale=layer.scale,
-            )
+            moments = layer.row_moments(self.distances, skip_first=skip)
             s1.append(moments.mass.cpu().numpy().sum(axis=2) * scale)
             s2.append(moments.square.cpu().numpy().sum(axis=2) * scale)
         return {"s1": np.stack(s1, axis=2), "s2": np.stack(s2, axis=2)}
