@@ -15,10 +15,12 @@ from longattn.expressions import (
     column,
     columns_of,
     evaluate,
+    exp,
     in_table,
     mean_of,
     minmax,
     moments,
+    softmax,
     to_sql,
     walk,
     zscore,
@@ -90,6 +92,21 @@ def test_a_quotient_by_zero_is_left_out_of_what_it_is_standardised_over():
     scores = evaluate(zscore(column("x") / column("y")), columns)
     assert scores.tolist()[:3] == evaluate(zscore(column("x")), {"x": columns["x"][:3]}).tolist()
     assert math.isnan(scores[3])
+
+
+def test_softmax_by_hand_within_groups_and_for_values_of_any_size():
+    x = np.array([0.0, math.log(3.0), -1e5, 5e4, 5e4])
+    shares = evaluate(softmax(column("x")), {"x": x}, ["a", "a", "b", "b", "b"])
+    assert shares.tolist() == pytest.approx([0.25, 0.75, 0.0, 0.5, 0.5], rel=1e-15)
+    assert evaluate(softmax(column("x")), {"x": np.full(4, 7.0)}).tolist() == [0.25] * 4
+
+
+def test_powers_of_e_are_those_of_the_c_library_and_too_large_ones_no_numbers():
+    x = np.array([-1e300, -1.0, 0.0, 1.0, 690.0, 700.0, 1e300, np.nan])
+    found = evaluate(exp(column("x")), {"x": x})
+    assert found[:5].tolist() == [0.0, math.exp(-1), 1.0, math.e, math.exp(690)]
+    assert np.isnan(found[5:]).all()
+    assert evaluate(in_table(exp(column("x")), "t"), {"t.x": np.array([0.0])}).tolist() == [1.0]
 
 
 def test_list_columns_constants_and_signs():

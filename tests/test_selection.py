@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longattn.errors import RunError
-from longattn.expressions import Constant, column, evaluate, minmax, moments, zscore
+from longattn.expressions import Constant, column, evaluate, exp, minmax, moments, softmax, zscore
 from longattn.selection import SELECTION_SCHEMA, Formula, select
 from longattn.selection.database import open_database
 from longattn.selection.moments import moments_by
@@ -264,6 +264,9 @@ SCORES = st.sampled_from(
         -minmax(column("ds")),
         zscore(minmax(column("ds")) * column("du") - 0.3),
         zscore(column("ds") / column("du")),
+        exp(column("ds")) - exp(-column("du")),
+        softmax(column("ds")),
+        0.7 * softmax(minmax(exp(column("ds"))) - minmax(exp(column("du")))) + column("ds"),
         Constant(1.0),
     ]
 )

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-Rule = Literal["zscore", "minmax"]
+Rule = Literal["zscore", "minmax", "top", "share"]
 
 
 class Expression:
@@ -75,8 +75,17 @@ class Binary(Expression):
 
 
 @dataclass(frozen=True)
+class Exp(Expression):
+    """e to the power of an expression."""
+
+    of: Expression
+
+
+@dataclass(frozen=True)
 class Standardised(Expression):
-    """An expression on the scale of its group: z-scores (population deviation) or [0, 1]; 0 where all are equal."""
+    """An expression on the scale of its group: z-scores (population deviation) or [0, 1], 0 where all are equal; its
+    distance from the largest; or its share of the sum, 0 where that is not above 0.
+    """
 
     inner: Expression
     rule: Rule
@@ -109,6 +118,16 @@ def minmax(inner: Expression) -> Expression:
     return Standardised(inner, "minmax")
 
 
+def exp(inner: Expression) -> Expression:
+    """e to the power of ``inner``; no number beyond about 690, as :data:`LARGEST` says."""
+    return Exp(inner)
+
+
+def softmax(inner: Expression) -> Expression:
+    """exp(x) / sum of exp(x) over the group, for x of any size."""
+    return Standardised(Exp(Standardised(inner, "top")), "share")
+
+
 def mean_of(parts: Sequence[Expression]) -> Expression:
     """The mean of several expressions, added up from the left."""
     if not parts:
@@ -126,6 +145,8 @@ def walk(expression: Expression) -> Iterator[Expression]:
         yield from walk(expression.right)
     elif isinstance(expression, Standardised):
         yield from walk(expression.inner)
+    elif isinstance(expression, Exp):
+        yield from walk(expression.of)
     elif isinstance(expression, Unit):
         yield from walk(expression.of)
     yield expression
@@ -144,6 +165,8 @@ def in_table(expression: Expression, table: str) -> Expression:
         return Binary(expression.sign, in_table(expression.left, table), in_table(expression.right, table))
     if isinstance(expression, Standardised):
         return Standardised(in_table(expression.inner, table), expression.rule)
+    if isinstance(expression, Exp):
+        return Exp(in_table(expression.of, table))
     if isinstance(expression, Unit):
         return unit(in_table(expression.of.inner, table), expression.of.rule)
     return expression
@@ -165,6 +188,8 @@ def to_sql(
         return standardised_sql(expression)
     if isinstance(expression, Unit):
         return unit_sql(expression.of)
+    if isinstance(expression, Exp):
+        return f"exp({to_sql(expression.of, column_sql, standardised_sql, unit_sql)})"
     assert isinstance(expression, Binary), expression
     left = to_sql(expression.left, column_sql, standardised_sql, unit_sql)
     right = to_sql(expression.right, column_sql, standardised_sql, unit_sql)
@@ -228,7 +253,13 @@ def moments(values: Array) -> Moments:
 
 def origin_and_unit(rule: Rule, of: Moments) -> tuple[float, float]:
     """What is subtracted from a value and what the rest is divided by; a unit of 0 means that all values are equal."""
-    return (of.mean, of.deviation) if rule == "zscore" else (of.low, of.high - of.low)
+    scales = {
+        "zscore": (of.mean, of.deviation),
+        "minmax": (of.low, of.high - of.low),
+        "top": (of.high, 1.0),
+        "share": (0.0, of.mean * of.count),
+    }
+    return scales[rule]
 
 
 def evaluate(
@@ -269,6 +300,8 @@ def evaluate(
                 else:
                     result[rows] = (inner[rows] - origin) / size if size > 0 else 0.0
             return result
+        if isinstance(node, Exp):
+            return _exp(value(node.of))
         assert isinstance(node, Binary), node
         left, right = value(node.left), value(node.right)
         return {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}[node.sign](left, right)
@@ -278,6 +311,12 @@ def evaluate(
         usable = np.logical_and.reduce([is_number(read(node)) for node in columns_of(expression)] or [labels == labels])
         result = value(expression)
         return np.where(usable & is_number(result), result, np.nan)
+
+
+def _exp(values: Array) -> Array:
+    """e to the power of each value, as the C library has it: NumPy's own is not the database's to the bit."""
+    largest = math.log(np.finfo(np.float64).max)
+    return np.array([math.inf if x > largest else math.exp(x) for x in values.tolist()], dtype=np.float64)
 
 
 def _expression(value: "Expression | float") -> Expression:
