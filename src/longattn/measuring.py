@@ -78,7 +78,13 @@ class Job:
     def cut_settings(self) -> dict[str, Any]:
         """What decides the documents and the windows."""
         free = {"inputs", "unit_bytes", "text_suffixes"}
-        reading = {key: value for key, value in settings.plain(self.corpus).items() if key not in free}
+        later = {"turn_fields", "instruction_last"}
+        reading = {
+            key: value
+            for key, value in settings.plain(self.corpus).items()
+            # what older versions did not have and is not used leaves the names of their tables as they were
+            if key not in free and (value or key not in later)
+        }
         tokenizer = hashlib.sha256(self.checkpoint.tokenizer_file.read_bytes()).hexdigest()[:16]
         return {"format": FORMAT, "corpus": reading, "length": self.window.length, "tokenizer": tokenizer}
 

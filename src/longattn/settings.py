@@ -24,6 +24,12 @@ class Corpus:
     """Field that holds a list of messages, ``[{"role": ..., "content": ...}, ...]``, in place of a text. Each record is
     a sample: one window of its own length, its contents joined by ``join_separator`` without a chat template. Samples
     longer than ``window.length`` are rejected."""
+    turn_fields: tuple[str, ...] = ()
+    """The same from fields that hold one message each, as ``FIELD=ROLE`` in the order they are to be read in:
+    ``context=user instruction=user response=assistant``. Instead of ``messages_field``."""
+    instruction_last: bool = False
+    """In samples, make the last paragraph of the first user message a message of its own: it is the instruction, what
+    stands above it the context (LongAlign's layout)."""
     id_field: str = "id"
     """Field that holds the document's id; where a record lacks it, the id is file and position."""
     source_field: str | None = None
@@ -61,6 +67,25 @@ class Corpus:
     """Target size of a work unit in bytes on disk; smaller units lose less on a crash, larger ones make fewer files."""
     max_doc_bytes: int = 4 * 2**30
     """A larger record is rejected, so that one bad line cannot take the memory of the machine."""
+
+    @property
+    def holds_samples(self) -> bool:
+        """Whether records are samples of messages, which stay whole, and not texts to be cut."""
+        return bool(self.messages_field or self.turn_fields)
+
+    @property
+    def turn_roles(self) -> tuple[tuple[str, str], ...]:
+        """Field and role of each message. Raises ``ValueError`` for an entry that is not ``FIELD=ROLE``."""
+        parts = [entry.rpartition("=") for entry in self.turn_fields]
+        for entry, (field, _, role) in zip(self.turn_fields, parts, strict=True):
+            if not field or not role:
+                raise ValueError(f"turn_fields must be FIELD=ROLE, such as context=user, got {entry!r}")
+        return tuple((field, role) for field, _, role in parts)
+
+    @property
+    def content_fields(self) -> tuple[str, ...]:
+        """The fields that a document's text is made of."""
+        return tuple(field for field, _ in self.turn_roles) or (self.messages_field or self.text_field,)
 
 
 @dataclass(frozen=True, kw_only=True)

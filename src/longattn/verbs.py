@@ -55,7 +55,7 @@ def prepare(recipe: Recipe, output: Path) -> Job:
     """
     from longattn.models import resolve
 
-    kind = "samples" if recipe.corpus.messages_field else "windows"
+    kind = "samples" if recipe.corpus.holds_samples else "windows"
     for scorer in recipe.chosen_scorers():
         if kind not in scorer.measures:
             others = ", ".join(name for name, one in sorted(SCORERS.items()) if kind in one.measures)

@@ -59,7 +59,71 @@ def test_samples_without_words_text_files_and_columns_of_text_are_rejected(write
     assert [r.reason for r in read(tmp_path / "b.parquet", messages_field="messages")] == ["bad_messages"]
 
 
+PARTS = {"context": "A long one.\n\nOf two parts.", "question": {"text": "Wer?"}, "answer": "Ich."}
+FIELDS = ("context=user", "question.text=user", "answer=assistant")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_fields_become_messages_in_the_order_asked_for(write, read, tmp_path, form):
+    record = {**PARTS, "id": "x", "kind": 3}
+    if form == "jsonl":
+        file = write("a.jsonl", record)
+    else:
+        file = tmp_path / "a.parquet"
+        pq.write_table(pa.Table.from_pylist([record]), file)
+    [sample] = read(file, turn_fields=FIELDS, fields=["kind", "answer"])
+    assert sample.text == "A long one.\n\nOf two parts.\n\nWer?\n\nIch."
+    assert [(turn.role, sample.text[turn.start : turn.stop]) for turn in sample.turns] == [
+        ("user", PARTS["context"]),
+        ("user", "Wer?"),
+        ("assistant", "Ich."),
+    ]
+    assert sample.fields == {"kind": 3}
+    [sample] = read(file, turn_fields=FIELDS[::-1])
+    assert sample.text.startswith("Ich.\n\nWer?")
+
+
+@pytest.mark.parametrize("record", [{**PARTS, "answer": 3}, {**PARTS, "answer": None}, {"answer": "Ich."}], ids=str)
+def test_a_field_that_holds_no_message_is_rejected(write, read, record):
+    [bad] = read(write("a.jsonl", record), turn_fields=FIELDS)
+    assert (type(bad), bad.reason) == (Reject, "bad_messages")
+
+
+def test_columns_that_hold_no_message_are_rejected_once(read, tmp_path):
+    pq.write_table(pa.table({"context": ["text"], "answer": [3]}), tmp_path / "a.parquet")
+    [bad] = read(tmp_path / "a.parquet", turn_fields=("context=user", "answer=assistant"))
+    assert bad.reason == "text_not_string"
+    [bad] = read(tmp_path / "a.parquet", turn_fields=("context=user", "question=user"))
+    assert "no column 'question'" in bad.detail
+
+
+def test_the_last_paragraph_of_the_first_user_message_is_the_instruction(write, read):
+    said = [("system", "Be\n\nkind."), ("user", "One.\n\nTwo.\n\nWhich?"), ("assistant", "a\n\nb"), ("user", "c\n\nd")]
+    record = {"messages": [{"role": role, "content": content} for role, content in said]}
+    [plain] = read(write("a.jsonl", record), messages_field="messages")
+    [apart] = read(write("a.jsonl", record), messages_field="messages", instruction_last=True)
+    assert apart.text == plain.text
+    contents = [(turn.role, apart.text[turn.start : turn.stop]) for turn in apart.turns]
+    assert contents == [said[0], ("user", "One.\n\nTwo."), ("user", "Which?"), *said[2:]]
+    short = {"messages": [{"role": "user", "content": "Which?"}]}
+    [alone] = read(write("b.jsonl", short), messages_field="messages", instruction_last=True)
+    assert alone.turns == (Turn("user", 0, 6),)
+
+
+@pytest.mark.parametrize("entry", ["answer", "=user", "answer="])
+def test_a_field_without_a_role_is_answered_with_what_would_do(read, tmp_path, entry):
+    with pytest.raises(ValueError, match=f"FIELD=ROLE, such as context=user, got '{entry}'"):
+        read(tmp_path, turn_fields=(entry,))
+
+
+def test_messages_are_in_one_place_or_the_other(write, read):
+    with pytest.raises(ValueError, match="messages_field or in turn_fields, got both"):
+        read(write("a.jsonl", PARTS), turn_fields=FIELDS, messages_field="messages")
+
+
 def test_samples_are_not_joined(write, read):
+    with pytest.raises(ValueError, match="turn_fields and join_by"):
+        read(write("a.jsonl", PARTS), turn_fields=FIELDS, join_by="id")
     with pytest.raises(ValueError, match="messages_field and join_by"):
         read(write("a.jsonl", {"messages": MESSAGES}), messages_field="messages", join_by="id")
 

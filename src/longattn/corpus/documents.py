@@ -11,6 +11,7 @@ from longattn.settings import Corpus
 
 _MAX_NAME = 1000
 _MISSING = object()
+_BLANK_LINE = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,7 @@ class Interpreter:
         if "*" in self.fields:
             return None
         corpus = self.corpus
-        content = corpus.messages_field or corpus.text_field
-        roles = {content, corpus.id_field, corpus.source_field, corpus.join_by, corpus.join_order}
+        roles = {*corpus.content_fields, corpus.id_field, corpus.source_field, corpus.join_by, corpus.join_order}
         return {name for name in roles if name} | set(self.fields)
 
     def document(self, record: Record | Reject) -> Document | Reject:
@@ -81,7 +81,7 @@ class Interpreter:
         """A plain text file as a document; its id is its name."""
         file = self.part.file
         try:
-            if self.corpus.messages_field:
+            if self.corpus.holds_samples:
                 raise _Refused("bad_messages", "a text file has no messages")
             return Document(file, self._source({}), _not_empty(text), file, position=0)
         except _Refused as refusal:
@@ -127,8 +127,7 @@ class Interpreter:
         if not self.fields:
             return {}
         corpus = self.corpus
-        content = corpus.messages_field or corpus.text_field
-        roles = [name for name in (content, corpus.id_field, corpus.source_field) if name]
+        roles = [name for name in (*corpus.content_fields, corpus.id_field, corpus.source_field) if name]
         if "*" in self.fields:
             for name in roles:
                 _remove(values, name)
@@ -160,14 +159,38 @@ def _remove(values: dict[str, Any], name: str) -> None:
 
 def _content(values: Mapping[str, Any], corpus: Corpus) -> tuple[str, tuple[Turn, ...]]:
     """The record's text; of a sample, its messages' contents one after another, and where each of them is."""
-    if corpus.messages_field is None:
+    if corpus.turn_fields:
+        messages = [(role, _message(look_up(values, field), field)) for field, role in corpus.turn_roles]
+    elif corpus.messages_field is not None:
+        messages = _messages(look_up(values, corpus.messages_field), corpus.messages_field)
+    else:
         return _text(look_up(values, corpus.text_field), corpus), ()
-    messages = _messages(look_up(values, corpus.messages_field), corpus.messages_field)
     turns, start = [], 0
     for role, content in messages:
         turns.append(Turn(role, start, start + len(content)))
         start += len(content) + len(corpus.join_separator)
+    if corpus.instruction_last:
+        turns = _instruction_apart(turns, messages)
     return _text(corpus.join_separator.join(content for _, content in messages), corpus), tuple(turns)
+
+
+def _instruction_apart(turns: Sequence[Turn], messages: Sequence[tuple[str, str]]) -> list[Turn]:
+    """The turns with the first message of the user in two, at its last blank line; the text stays as it is."""
+    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+    above, blank, _ = messages[first][1].rpartition(_BLANK_LINE) if first is not None else ("", "", "")
+    if first is None or not blank:
+        return list(turns)
+    role, start, stop = turns[first].role, turns[first].start, turns[first].stop
+    parts = [Turn(role, start, start + len(above)), Turn(role, start + len(above) + len(blank), stop)]
+    return [*turns[:first], *parts, *turns[first + 1 :]]
+
+
+def _message(value: Any, field: str) -> str:
+    """The message that a field holds."""
+    if not isinstance(value, str):
+        found = "missing" if value is _MISSING or value is None else f"of type {type(value).__name__}"
+        raise _Refused("bad_messages", f"the field {field!r} is {found}")
+    return value
 
 
 def _messages(value: Any, field: str) -> list[tuple[str, str]]:

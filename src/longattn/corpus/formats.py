@@ -119,9 +119,13 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
 
 def text_column_problem(schema: pa.Schema, corpus: Corpus) -> tuple[str, str] | None:
     """Reason and detail if neither text nor messages can come from the column that the settings name."""
-    name = corpus.messages_field or corpus.text_field
     if len(set(schema.names)) < len(schema.names):
         return "unreadable", f"two columns have the same name; there are: {', '.join(schema.names)}"
+    problems = (_column_problem(schema, name, corpus) for name in corpus.content_fields)
+    return next((problem for problem in problems if problem), None)
+
+
+def _column_problem(schema: pa.Schema, name: str, corpus: Corpus) -> tuple[str, str] | None:
     type = _column_type(schema, name)
     if type is None:
         return "missing_text", f"no column {name!r}; there are: {', '.join(schema.names)}"

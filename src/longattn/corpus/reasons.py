@@ -5,7 +5,7 @@ from longattn.records import Reject
 REASONS: dict[str, str] = {
     "bad_id": "The id is neither a string nor a 64-bit integer, or is longer than 1,000 characters.",
     "bad_json": "The line is not JSON: cut off, not escaped, a lone surrogate, NaN, or nested too deeply.",
-    "bad_messages": "The messages are missing, or no list of objects with a role and a content that are strings.",
+    "bad_messages": "The messages, or a field that holds one, are missing or of another form than asked for.",
     "bad_source": "The source field is missing or no string, or the records to join have several sources.",
     "duplicate_id": "Another document has the same id.",
     "empty": "The text has no character other than white space.",

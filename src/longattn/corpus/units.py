@@ -25,10 +25,13 @@ def list_units(corpus: Corpus, previous: Sequence[WorkUnit] = ()) -> list[WorkUn
     Units of ``previous`` whose files are all unchanged come first, as they are, so that files added later
     make new units only. A unit never mixes formats. Plain JSON lines are split by bytes, Parquet by row
     groups; nothing is split that ``join_by`` may have to join. Raises ``ValueError`` for samples that are to
-    be joined.
+    be joined, and for settings that do not say where the messages are.
     """
-    if corpus.messages_field and corpus.join_by:
-        raise ValueError("samples stay whole and apart: messages_field and join_by cannot go together")
+    if corpus.holds_samples and corpus.join_by:
+        given = "messages_field" if corpus.messages_field else "turn_fields"
+        raise ValueError(f"samples stay whole and apart: {given} and join_by cannot go together")
+    if corpus.turn_roles and corpus.messages_field:
+        raise ValueError("messages are in messages_field or in turn_fields, got both")
     atoms = _atoms(list_files(corpus).files, corpus)
     kept = _still_valid(previous, atoms, corpus)
     done = {part.file for unit in kept for part in unit.slices}

@@ -45,9 +45,7 @@ class LayerAttention(NamedTuple):
         """The same map with some of its rows, by their place among them."""
         return self._replace(q=self.q[:, rows], positions=self.positions[rows])
 
-    def row_moments(
-        self, distances: Sequence[int], *, skip_first: int = 0, backend: Backend = "auto"
-    ) -> RowMoments:
+    def row_moments(self, distances: Sequence[int], *, skip_first: int = 0, backend: Backend = "auto") -> RowMoments:
         """Far attention of each row: :func:`longattn.attention.row_moments` of the window's tokens."""
         return attention.row_moments(
             self.q,
@@ -59,9 +57,7 @@ class LayerAttention(NamedTuple):
             backend=backend,
         )
 
-    def span_mass(
-        self, edges: Sequence[int], *, limits: Int[Tensor, " R"] | None = None
-    ) -> Float[Tensor, "B H R S"]:
+    def span_mass(self, edges: Sequence[int], *, limits: Int[Tensor, " R"] | None = None) -> Float[Tensor, "B H R S"]:
         """Attention mass of each row on spans of the window: :func:`longattn.attention.span_mass`.
 
         ``limits`` are the numbers of tokens of the window that rows attend to; None is all up to the row.
