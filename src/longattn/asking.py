@@ -1,6 +1,7 @@
 """One forward pass per window for all scorers: what each of them asks of the model is gathered, run and handed out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
@@ -8,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from longattn import settings
-from longattn.models import Checkpoint
+from longattn.errors import ModelError
+from longattn.models import Checkpoint, resolve
 from longattn.records import Window
 from longattn.scorers import Ask, Columns, Context, Seen, TokenScores, WholeWindow
+from longattn.tokens import encoding_hash
 
 if TYPE_CHECKING:
     import torch
@@ -21,16 +24,51 @@ TOKENS_AT_ONCE = 4096
 """Tokens of short windows, or of excerpts, that go through the model together."""
 
 
+def other_models(asks: Sequence[Ask]) -> list[settings.Model]:
+    """The models beside the run's own that are asked, in the order of first use."""
+    return list(dict.fromkeys(context.model for ask in asks for context in ask.contexts if context.model))
+
+
+def resolve_others(asks: Sequence[Ask], checkpoint: Checkpoint) -> dict[settings.Model, Checkpoint]:
+    """The checkpoints of these models.
+
+    Raises ``ModelError`` for one whose tokenizer is not that of ``checkpoint``, the run's own model.
+    """
+    found = {model: resolve(model) for model in other_models(asks)}
+    for other in found.values():
+        hashes = [encoding_hash(one.tokenizer_file) for one in (checkpoint, other)]
+        if hashes[0] != hashes[1]:
+            raise ModelError(
+                f"{checkpoint.name} and {other.name} have different tokenizers ({hashes[0]}, {hashes[1]}), and only "
+                "models that read the same tokens can be compared; take two of one family, such as a base model and "
+                "the same model after it was trained on longer texts"
+            )
+    return found
+
+
 def load_model_for(
-    asks: Sequence[Ask], checkpoint: Checkpoint, model: settings.Model, window: int, device: str
+    asks: Sequence[Ask],
+    checkpoint: Checkpoint,
+    model: settings.Model,
+    window: int,
+    device: str,
+    others: Mapping[settings.Model, Checkpoint] | None = None,
 ) -> "Model":
-    """A model that can answer what is asked about windows of ``window`` tokens, with no more of it than that takes."""
+    """A model that can answer what is asked about windows of ``window`` tokens, with no more of it than that takes.
+
+    Models that are asked beside it are loaded from ``others`` and stay on the same device.
+    """
     from longattn.models import load_model
 
-    predicts = any(ask.contexts for ask in asks)
+    predicts = any(context.model is None for ask in asks for context in ask.contexts)
     named = sorted({layer for ask in asks if ask.layers != "all" for layer in ask.layers})
     layers: Sequence[int] | Literal["all"] = "all" if any(ask.layers == "all" for ask in asks) else named
-    return load_model(checkpoint, model, layers=layers, window=window, predicts=predicts, device=device)
+    loaded = load_model(checkpoint, model, layers=layers, window=window, predicts=predicts, device=device)
+    beside = {
+        other: load_model((others or {})[other], other, layers=(), window=window, predicts=True, device=device)
+        for other in other_models(asks)
+    }
+    return replace(loaded, others=beside) if beside else loaded
 
 
 def look(asks: Sequence[Ask], model: "Model | None", window: Window) -> list[Seen]:
@@ -45,11 +83,17 @@ def look_together(asks: Sequence[Ask], model: "Model | None", windows: Sequence[
     assert model is not None, "a scorer that asks needs a model"
     layers = [[_Layers(ask, model.num_layers, window) for ask in asks] for window in windows]
     contexts = dict.fromkeys(context for ask in asks for context in ask.contexts)
-    predictions = {context: _predict(context, model, windows) for context in contexts if context != WholeWindow()}
-    if WholeWindow() in contexts:
+    predictions = {
+        context: _predict(context, model if context.model is None else model.others[context.model], windows)
+        for context in contexts
+        if context != WholeWindow()
+    }
+    # a token by itself is not predicted, but may be looked at
+    if WholeWindow() in contexts and len(windows[0].tokens) > 1:
         predictions[WholeWindow()] = _predict(WholeWindow(), model, windows, layers)
     elif any(one.layers for one in layers[0]):
         model.queries_and_keys(_batch([window.tokens for window in windows], model), *_visit(layers, model))
+    predictions.setdefault(WholeWindow(), [[] for _ in windows])
     return [
         [
             Seen(one.seen, {context: predictions[context][w] for context in ask.contexts})

@@ -145,7 +145,7 @@ def walk(expression: Expression) -> Iterator[Expression]:
         yield from walk(expression.right)
     elif isinstance(expression, Standardised):
         yield from walk(expression.inner)
-    elif isinstance(expression, Exp) or isinstance(expression, Unit):
+    elif isinstance(expression, (Exp, Unit)):
         yield from walk(expression.of)
     yield expression
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn import corpus, settings
-from longattn.asking import batches, load_model_for, look_together
+from longattn.asking import batches, load_model_for, look_together, other_models
 from longattn.models import Checkpoint
 from longattn.records import Document, Reject, Window, WorkUnit
 from longattn.scorers import Ask, Columns, PilotScorer, Scorer, Seen
@@ -73,6 +73,8 @@ class Job:
     model: settings.Model
     checkpoint: Checkpoint
     scorers: tuple[Scorer, ...]
+    others: Mapping[settings.Model, Checkpoint] = field(default_factory=dict)
+    """Checkpoints of the models that scorers ask beside it."""
 
     @cached_property
     def cut_settings(self) -> dict[str, Any]:
@@ -100,10 +102,11 @@ class Job:
 
     def table(self, scorer: Scorer) -> Table:
         """The scorer's columns, a row per window in the order of the windows table."""
-        model = {**settings.plain(self.model), "hash": self.checkpoint.hash} if scorer.ask() else None
-        if model is not None:
-            # the name is only a way to find the model; the hash says which one it is
-            del model["name"], model["allow_extrapolation"]
+        model: dict[str, Any] | None = None
+        if ask := scorer.ask():
+            model = _model_facts(self.model, self.checkpoint)
+            if beside := other_models([ask]):
+                model["others"] = [_model_facts(other, self.others[other]) for other in beside]
         facts = {"scorer": scorer.name, **scorer.measurement()}
         return self.run.table(scorer.name, {**self.cut_settings, "measurement": facts, "model": model})
 
@@ -125,7 +128,15 @@ class Job:
         asks = self.asks if asks is None else asks
         if not asks:
             return None
-        return load_model_for(asks, self.checkpoint, self.model, self.window.length, device)
+        return load_model_for(asks, self.checkpoint, self.model, self.window.length, device, self.others)
+
+
+def _model_facts(model: settings.Model, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What of a model changes what is measured."""
+    facts = {**settings.plain(model), "hash": checkpoint.hash}
+    # the name is only a way to find the model; the hash says which one it is
+    del facts["name"], facts["allow_extrapolation"]
+    return facts
 
 
 @dataclass

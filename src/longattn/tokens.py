@@ -242,6 +242,17 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
         )
 
 
+def encoding_hash(file: Path) -> str:
+    """16 hexadecimal digits of all in a ``tokenizer.json`` that decides a text's ids: equal ones make equal tokens.
+
+    Special tokens and what is put around a text are no part of it.
+    """
+    spec = _complete(json.loads(file.read_bytes()))
+    added = [token for token in spec.get("added_tokens", ()) if not token["special"]]
+    facts = [spec[name] for name in ("normalizer", "pre_tokenizer", "model")] + [added]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _complete(spec: dict[str, Any]) -> dict[str, Any]:
     """The same tokenizer with what older files leave to the reader written out: options that have a default."""
     bare = spec | {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from longattn import corpus, engines, measuring, settings
-from longattn.asking import load_model_for
+from longattn.asking import load_model_for, resolve_others
 from longattn.errors import RunError
 from longattn.expressions import Constant, evaluate
 from longattn.ledger import balance, rejects
@@ -65,7 +65,9 @@ def prepare(recipe: Recipe, output: Path) -> Job:
     for preset in filter(None, presets):
         if (found_on := read_preset(preset, ["model"])["model"]) != checkpoint.hash:
             log.warning("the preset %s was found on model %s, this is model %s", preset, found_on, checkpoint.hash)
-    return Job(RunFolder(output), recipe.corpus, recipe.window, recipe.model, checkpoint, recipe.chosen_scorers())
+    scorers = recipe.chosen_scorers()
+    others = resolve_others([ask for scorer in scorers if (ask := scorer.ask())], checkpoint)
+    return Job(RunFolder(output), recipe.corpus, recipe.window, recipe.model, checkpoint, scorers, others)
 
 
 def cut(

@@ -1,5 +1,7 @@
 """What every scorer has to keep, whoever wrote it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,12 @@ from longattn.testing import check_scorer
 LENGTH = 64
 TURNS = (Turn("user", 0, 20), Turn("assistant", 21, 40), Turn("user", 41, 50), Turn("assistant", 51, LENGTH))
 # heads have no default that would mean anything; the tiny model has two layers
-NEEDED = {"headmask": {"heads": ((0, 1), (1, 3))}, "context_dependency": {"layer": 1}}
+OTHER = settings.Model(name="the same model, stretched", rope_theta=1e6)
+NEEDED = {
+    "headmask": {"heads": ((0, 1), (1, 3))},
+    "context_dependency": {"layer": 1},
+    "gateau": {"short_model": OTHER, "segment": 8},
+}
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +26,9 @@ def model(tiny_model_folder):
     from longattn.models import load_model, resolve
 
     facts = settings.Model(name=str(tiny_model_folder))
-    return load_model(resolve(facts), facts, layers="all", window=LENGTH, predicts=True)
+    load = {"layers": "all", "window": LENGTH, "predicts": True}
+    other = load_model(resolve(facts), replace(OTHER, name=facts.name), **load)
+    return replace(load_model(resolve(facts), facts, **load), others={OTHER: other})
 
 
 @pytest.fixture(scope="module")

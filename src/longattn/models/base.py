@@ -1,15 +1,15 @@
 """The questions that a scorer may ask of a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from longattn import attention
+from longattn import attention, settings
 from longattn.attention import RowMoments
 from longattn.records import Window
 from longattn.settings import Backend
@@ -106,6 +106,8 @@ class Model(ABC):
     """Tokens per window that the model was loaded for."""
     device: torch.device
     dtype: torch.dtype
+    others: Mapping[settings.Model, "Model"] = field(default_factory=dict, repr=False)
+    """Models loaded beside this one, for those who asked for them by their settings."""
 
     @abstractmethod
     def queries_and_keys(

@@ -13,6 +13,7 @@ from longattn.scorers.base import (
     WholeWindow,
 )
 from longattn.scorers.context_dependency import ContextDependency
+from longattn.scorers.gateau import Gateau
 from longattn.scorers.headmask import HeadMask
 from longattn.scorers.ladm import LADM
 from longattn.scorers.length import Length
@@ -30,6 +31,7 @@ SCORERS: dict[str, type[Scorer]] = {
     scorer.name: scorer
     for scorer in (
         ContextDependency,
+        Gateau,
         HeadMask,
         LADM,
         Length,
@@ -53,6 +55,7 @@ __all__ = [
     "Context",
     "ContextDependency",
     "Excerpt",
+    "Gateau",
     "HeadMask",
     "Length",
     "LongAttn",

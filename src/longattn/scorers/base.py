@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from longattn import settings
 from longattn.expressions import Expression
 from longattn.records import Window
 
@@ -49,6 +50,8 @@ class Context(ABC):
 
     masked_heads: frozenset[tuple[int, int]] = frozenset()
     """Heads (layer, head) that attend to all their keys alike meanwhile."""
+    model: settings.Model | None = None
+    """The model that predicts them; None is the run's own, any other is loaded beside it."""
 
     @abstractmethod
     def excerpts(self, window: Window) -> Sequence[Excerpt]:
@@ -60,10 +63,11 @@ class WholeWindow(Context):
     """Every token but the first from all before it."""
 
     masked_heads: frozenset[tuple[int, int]] = frozenset()
+    model: settings.Model | None = None
 
     def excerpts(self, window: Window) -> Sequence[Excerpt]:
-        """The window itself."""
-        return [Excerpt(window.tokens, 1)]
+        """The window itself; none if there is no token but the first."""
+        return [Excerpt(window.tokens, 1)] if len(window.tokens) > 1 else []
 
 
 @dataclass(frozen=True)
