@@ -136,6 +136,9 @@ def _model_facts(model: settings.Model, checkpoint: Checkpoint) -> dict[str, Any
     facts = {**settings.plain(model), "hash": checkpoint.hash}
     # the name is only a way to find the model; the hash says which one it is
     del facts["name"], facts["allow_extrapolation"]
+    if not model.bos:
+        # older versions had none, and their tables keep their names
+        del facts["bos"]
     return facts
 
 

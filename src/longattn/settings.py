@@ -107,6 +107,9 @@ class Model:
     """Replaces the base of the rotary embedding; the released LongAttn code scores with 2500000."""
     allow_extrapolation: bool = False
     """Score windows longer than the model's positions without another ``rope_theta``."""
+    bos: bool = False
+    """Put the model's BOS before each window. It draws attention as it does in training, and is no token of the window:
+    in every softmax, but no row, no far key and not predicted; ``skip_first`` and distances do not count it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of weights, queries and keys; sums are kept in float64 whatever this is."""
 

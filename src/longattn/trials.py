@@ -53,7 +53,12 @@ def heads(
     place = engines.devices(settings.Compute(devices=(device,)))[0]
     loaded = load_model(checkpoint, model, layers="all", window=max(needles.lengths), predicts=True, device=place)
     found = retrieval_heads(loaded, tokenizer, haystack, needles, on_prompt)
-    facts = {"needles": needles, "text": haystack_hash(haystack), "versions": measuring.package_versions()}
+    facts = {
+        "needles": needles,
+        "bos": model.bos,
+        "text": haystack_hash(haystack),
+        "versions": measuring.package_versions(),
+    }
     write_json(output, found.preset(checkpoint.hash, settings.plain(facts)))
     return found
 

@@ -301,7 +301,7 @@ def write_report(recipe: Recipe, output: Path, *, texts: bool = True) -> Path:
     run = RunFolder(output)
     windows = run_table(run, run.manifest().get("tables", {}), "windows")
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
-    null = {key: value for name in names for key, value in recipe.scorer(name).null().items()}
+    null = {key: value for name in names for key, value in recipe.scorer(name).null(int(recipe.model.bos)).items()}
     command = ["longattn", "run", *recipe.corpus.inputs, "--output", str(output), *as_flags(recipe)]
 
     def read(ids: Sequence[str]) -> Mapping[str, str]:
@@ -409,7 +409,7 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
         }
         for i, w in enumerate(windows)
     ]
-    return TextScore(num_tokens, rows, dict(scorer.null()))
+    return TextScore(num_tokens, rows, dict(scorer.null(int(recipe.model.bos))))
 
 
 def verify(output: Path) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
@@ -21,8 +21,9 @@ def read_config(checkpoint: Checkpoint, model: settings.Model, *, layers: Layers
     """The model's configuration, with the settings applied and checked for what will be asked.
 
     The moments describe causal softmax attention over the whole window. Raises ``ModelError`` for a model
-    that has another, and for windows longer than it was made for.
+    that has another, and for windows longer than it was made for; a BOS before them counts.
     """
+    windows = _Windows(window + model.bos, f"windows have {window} tokens" + (" and a BOS" if model.bos else ""))
     kind = str(checkpoint.config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ModelError(f"{checkpoint.name}: the installed transformers has no model type {kind!r}")
@@ -32,9 +33,9 @@ def read_config(checkpoint: Checkpoint, model: settings.Model, *, layers: Layers
         raise ModelError(f"{checkpoint.name}: config.json does not fit {kind}: {error}") from error
     try:
         _check_kind(config)
-        _check_layers(config, range(config.num_hidden_layers) if layers == "all" else layers, window)
+        _check_layers(config, range(config.num_hidden_layers) if layers == "all" else layers, windows)
         _set_rope_theta(config, model.rope_theta)
-        _check_positions(config, model, window)
+        _check_positions(config, model, windows)
     except ModelError as error:
         raise ModelError(f"{checkpoint.name}: {error}") from error
     return config
@@ -67,7 +68,14 @@ def _check_kind(config: PreTrainedConfig) -> None:
         raise ModelError("its attention is biased by distance (ALiBi), which the moments do not describe")
 
 
-def _check_layers(config: PreTrainedConfig, layers: Sequence[int], window: int) -> None:
+class _Windows(NamedTuple):
+    """What goes through the model at once."""
+
+    tokens: int
+    described: str
+
+
+def _check_layers(config: PreTrainedConfig, layers: Sequence[int], windows: _Windows) -> None:
     """Every layer up to the deepest one asked must attend to the whole window."""
     depth = config.num_hidden_layers
     if not layers or not 0 <= min(layers) <= max(layers) < depth:
@@ -77,8 +85,8 @@ def _check_layers(config: PreTrainedConfig, layers: Sequence[int], window: int) 
     if other := sorted(used - {"full_attention", "sliding_attention"}):
         raise ModelError(f"layers of the kind {', '.join(other)} are not supported")
     reach = getattr(config, "sliding_window", None)
-    if reach and reach < window and (not kinds or "sliding_attention" in used):
-        raise ModelError(f"its attention reaches only {reach} tokens back (sliding window), windows have {window}")
+    if reach and reach < windows.tokens and (not kinds or "sliding_attention" in used):
+        raise ModelError(f"its attention reaches only {reach} tokens back (sliding window), {windows.described}")
 
 
 def _set_rope_theta(config: PreTrainedConfig, theta: float | None) -> None:
@@ -90,15 +98,15 @@ def _set_rope_theta(config: PreTrainedConfig, theta: float | None) -> None:
     rope["rope_theta"] = theta
 
 
-def _check_positions(config: PreTrainedConfig, model: settings.Model, window: int) -> None:
+def _check_positions(config: PreTrainedConfig, model: settings.Model, windows: _Windows) -> None:
     limit = max_positions(config)
-    if window <= limit:
+    if windows.tokens <= limit:
         return
     if not _rope(config):
-        raise ModelError(f"windows have {window} tokens, more than the {limit} positions that it has embeddings for")
+        raise ModelError(f"{windows.described}, more than the {limit} positions that it has embeddings for")
     if model.rope_theta is None and not model.allow_extrapolation:
         raise ModelError(
-            f"it was made for {limit} positions, windows have {window} tokens; set rope_theta (the released "
+            f"it was made for {limit} positions, {windows.described}; set rope_theta (the released "
             "LongAttn code uses 2500000) or allow_extrapolation"
         )
 

@@ -1,9 +1,12 @@
 """Load a checkpoint as the model that answers what will be asked, with no more of it than that takes."""
 
+from dataclasses import replace
+
 import torch
 
 from longattn import settings
 from longattn.models.base import Model
+from longattn.models.bos import WithBos, with_bos
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import Layers, read_config
 from longattn.models.first_layer import FirstLayer, follows_llama, load_first_layer
@@ -27,18 +30,19 @@ def load_model(
 
     Layer 0 of the Llama family takes only the tensors it depends on; everything else runs in
     ``transformers``. Raises ``ModelError`` for a model whose attention the moments do not describe, for
-    missing tensors, and for a tokenizer with ids that the model does not embed.
+    missing tensors, for a tokenizer with ids that the model does not embed, and where a BOS is asked for of a model
+    that has none.
     """
     # a prediction depends on every layer
     config = read_config(checkpoint, model, layers="all" if predicts else layers, window=window)
     layers = range(config.num_hidden_layers) if predicts or layers == "all" else layers
-    place = {"window": window, "device": torch.device(device), "dtype": _DTYPES[model.dtype]}
+    place = {"window": window + model.bos, "device": torch.device(device), "dtype": _DTYPES[model.dtype]}
     if tuple(layers) == (0,) and not predicts and follows_llama(config):
         loaded: Model = load_first_layer(checkpoint, config, **place)
     else:
         loaded = load_any_layer(checkpoint, config, layers=layers, predicts=predicts, **place)
     check_vocabulary(Tokenizer.load(checkpoint.tokenizer_file), loaded.vocab_size)
-    return loaded
+    return with_bos(loaded, checkpoint) if model.bos else loaded
 
 
 def with_table(model: Model, choice: settings.VocabularyTable, num_tokens: int) -> Model:
@@ -48,6 +52,8 @@ def with_table(model: Model, choice: settings.VocabularyTable, num_tokens: int) 
     vocabulary that about half of the table would be computed anyway (see :data:`TOKENS_PER_ID`): the next process or
     run then computes none of it.
     """
+    if isinstance(model, WithBos):
+        return replace(model, inner=with_table(model.inner, choice, num_tokens))
     if choice == "never" or not isinstance(model, FirstLayer):
         return model
     return model.with_table(build=choice == "always" or num_tokens >= TOKENS_PER_ID * model.vocab_size)

@@ -183,8 +183,10 @@ class Scorer(ABC):
         """Named quantities a person wants to see beside the score, such as ``ds`` and ``du``."""
         return {}
 
-    def null(self) -> Mapping[str, float]:
-        """What each reading would be under uniform attention, where that is known."""
+    def null(self, prefix: int = 0) -> Mapping[str, float]:
+        """What each reading would be under uniform attention with ``prefix`` tokens before the window (a BOS), where
+        that is known.
+        """
         return {}
 
 

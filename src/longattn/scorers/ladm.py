@@ -128,7 +128,7 @@ class LADM(Scorer):
         """``cds``, the score itself."""
         return {"cds": self.score()}
 
-    def null(self) -> Mapping[str, float]:
+    def null(self, prefix: int = 0) -> Mapping[str, float]:
         """Under uniform attention all spans get the same, and CDS is 0 as their standard deviation is."""
         return {"cds": 0.0} if self.std else {}
 

@@ -274,9 +274,9 @@ class LongAttn(PilotScorer):
         by_distance = {f"ds@{d}": self.strength(d) for d in self.distances}
         return {"ds": self.strength(self._distance), "du": self.uniformity(self._distance), **by_distance}
 
-    def null(self) -> Mapping[str, float]:
-        """The readings under uniform attention."""
-        moments = {d: uniform_moments(self._length, d, self.skip_first) for d in self.distances}
+    def null(self, prefix: int = 0) -> Mapping[str, float]:
+        """The readings under uniform attention, to the ``prefix`` tokens before the window as to all others."""
+        moments = {d: uniform_moments(self._length, d, self.skip_first, prefix) for d in self.distances}
         s1, s2 = moments[self._distance]
         variance = _variance(s1, s1 * s1, s2, *self._cells(self._distance))
         by_distance = {f"ds@{d}": s1 / self._length for d, (s1, _) in moments.items()}
@@ -364,8 +364,8 @@ def _variance(s1: Number, s1sq: Number, s2: Number, cells: float, lost: int) -> 
     return (s2 - s1sq / cells) / (cells - lost)
 
 
-def uniform_moments(length: int, distance: int, skip_first: int = 0) -> tuple[float, float]:
-    """S1 and S2 of a head that attends to all its keys alike.
+def uniform_moments(length: int, distance: int, skip_first: int = 0, prefix: int = 0) -> tuple[float, float]:
+    """S1 and S2 of a head that attends to all its keys alike, ``prefix`` of which stand before the window.
 
     >>> s1, s2 = uniform_moments(32768, 8192)
     >>> f"{s1 / 32768:.8f}"
@@ -373,4 +373,5 @@ def uniform_moments(length: int, distance: int, skip_first: int = 0) -> tuple[fl
     """
     row = np.arange(distance + skip_first, length, dtype=np.float64)
     far = row - distance - skip_first + 1
-    return float((far / (row + 1)).sum()), float((far / (row + 1) ** 2).sum())
+    keys = row + 1 + prefix
+    return float((far / keys).sum()), float((far / keys**2).sum())

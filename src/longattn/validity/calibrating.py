@@ -142,7 +142,12 @@ def _preset(
         "gap": gap,
         "layers_run": max(layers) + 1,
         "cost_share": (max(layers) + 1) / num_layers,
-        "model": {"name": job.checkpoint.name, "hash": job.checkpoint.hash, "dtype": job.model.dtype},
+        "model": {
+            "name": job.checkpoint.name,
+            "hash": job.checkpoint.hash,
+            "dtype": job.model.dtype,
+            "bos": job.model.bos,
+        },
         "window": job.window.length,
         "rows": far.num_rows,
         "sources": {
