@@ -338,6 +338,19 @@ def test_killed_at_any_moment_the_same_command_finishes_the_same_run(recipe, tmp
     assert (disturbed / "selection.parquet").read_bytes() == (calm / "selection.parquet").read_bytes()
 
 
+def test_a_bos_makes_other_tables_of_the_model_and_none_leaves_them_as_they_were(recipe, tmp_path):
+    behind_bos = replace(recipe, model=replace(recipe.model, bos=True))
+    jobs = [verbs.prepare(one, tmp_path / "run") for one in (recipe, behind_bos)]
+    plain, other = (job.table(job.scorers[0]) for job in jobs)
+    assert plain.hash != other.hash
+    assert other.settings["model"] == {**plain.settings["model"], "bos": True}
+    # neither the windows nor what needs no model depends on it
+    assert jobs[0].windows.hash == jobs[1].windows.hash
+    assert jobs[0].table(jobs[0].scorers[1]).hash == jobs[1].table(jobs[1].scorers[1]).hash
+    # settings that are not used leave the names of the tables of older versions
+    assert not {"turn_fields", "instruction_last"} & set(jobs[0].windows.settings["corpus"])
+
+
 def write_samples(file: Path) -> Path:
     lines = []
     for n in range(12):
