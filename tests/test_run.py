@@ -17,10 +17,11 @@ import pytest
 
 from longattn import verbs
 from longattn.errors import CorpusError, RunError
-from longattn.ledger import LedgerError, balance
+from longattn.ledger import Books, LedgerError, balance
 from longattn.recipes import Recipe
 from longattn.scorers import ContextDependency
 from longattn.settings import Compute, Corpus, Exporting, Model, Selecting, Windowing
+from longattn.tables import read_sealed, write_sealed
 
 INLINE = Compute(workers=0, devices=("cpu",), threads=1)
 LENGTH = 64
@@ -84,7 +85,9 @@ def test_a_run_leaves_everything_that_was_promised(recipe, tmp_path):
     for row in exported:
         # the tiny model's tokens are bytes, so a window of 64 tokens is 64 characters of the document
         assert row["text"] == texts[row["doc_id"]][row["start"] : row["start"] + LENGTH]
-    assert list(verbs.verify(out)) == []
+    found = verbs.verify(out)
+    assert (found.damaged, found.unfinished, found.strangers) == ([], [], [])
+    assert found.files == sum(p.is_file() and not p.name.startswith((".lock", "progress")) for p in out.rglob("*"))
 
 
 def test_the_ledger_balances_with_every_kind_of_record(recipe, tmp_path):
@@ -205,7 +208,7 @@ def test_damaged_tables_are_told_from_whole_ones(recipe, tmp_path):
     content = bytearray(table.read_bytes())
     content[len(content) // 3] ^= 1
     table.write_bytes(content)
-    assert [str(table) in message for message in verbs.verify(out)] == [True]
+    assert [out / one.file for one in verbs.verify(out).damaged] == [table]
     table.unlink()
     assert selected(recipe, out) == before
 
@@ -214,11 +217,11 @@ def test_a_ledger_that_does_not_balance_is_an_error(recipe, tmp_path):
     verbs.measure(recipe, tmp_path / "run", INLINE)
     job = verbs.prepare(recipe, tmp_path / "run")
     receipt = sorted(job.documents.folder.glob("unit-*.json"))[0]
-    facts = json.loads(receipt.read_bytes())
+    facts = read_sealed(receipt)
     facts["counts"]["documents"] += 1
-    receipt.write_text(json.dumps(facts))
+    write_sealed(receipt, facts)
     with pytest.raises(LedgerError, match="are accounted for"):
-        balance(job, job.run.plan())
+        balance(Books.of(job, job.run.plan()))
 
 
 def test_two_processes_cannot_work_in_one_folder(recipe, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from longattn.errors import RunError
+from longattn.errors import DamageError, RunError
 from longattn.expressions import Constant, column, evaluate, exp, minmax, moments, softmax, zscore
 from longattn.selection import SELECTION_SCHEMA, Formula, select
 from longattn.selection.database import open_database
@@ -649,6 +649,9 @@ def test_tables_that_do_not_fit_together_are_refused(tmp_path):
     with pytest.raises(RunError, match=f"unit {unit}: .* does not hold the windows of the unit"):
         choose(tables, Selecting())
     tables.longattn.file(unit).unlink()
+    with pytest.raises(DamageError, match="it is gone, and its receipt is there"):
+        choose(tables, Selecting())
+    tables.longattn.receipt_file(unit).unlink()
     with pytest.raises(RunError, match="no table 'longattn'"):
         choose(tables, Selecting())
 

@@ -1,6 +1,5 @@
 """The command line: one verb per stage, made from typed functions; everything heavy is imported when it is used."""
 
-import json
 import logging
 import signal
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
+import orjson
 from cyclopts import App, Parameter
 
 from longattn import __version__
@@ -203,15 +203,28 @@ def status(folder: Folder) -> int:
 
 
 @app.command
-def verify(folder: Folder) -> int:
-    """Compare every table of a run with the hash it was written with."""
+def verify(folder: Folder, *, json: bool = False) -> int:
+    """Compare every file of a run, finished or stopped, with what it was written as; exit code 1 if any is damaged.
+
+    With --json, one object: files and num_bytes that are as written, damaged (file, problem, remedy), unfinished and
+    strangers.
+    """
     from longattn import verbs
 
-    problems = list(verbs.verify(folder))
-    for problem in problems:
-        _complain(problem)
-    _say(f"{len(problems)} files are missing or damaged" if problems else "every table is as it was written")
-    return 1 if problems else 0
+    found = verbs.verify(folder)
+    if json:
+        _say(orjson.dumps(plain(found), option=orjson.OPT_INDENT_2).decode())
+        return 1 if found.damaged else 0
+    for one in found.damaged:
+        _complain(f"{folder / one.file} is damaged: {one.problem}; {one.remedy}")
+    for sentence in found.unfinished:
+        _say(f"unfinished: {sentence}")
+    for name in found.strangers:
+        _say(f"no part of the run: {name}")
+    _say(
+        f"{found.files} files, {found.num_bytes / 1e6:,.1f} MB, are as they were written; {len(found.damaged)} damaged"
+    )
+    return 1 if found.damaged else 0
 
 
 @app.command
@@ -430,10 +443,12 @@ def _without_replaced(keep: dict[str, Any], given: set[str]) -> dict[str, Any]:
 
 def _recorded_recipe(folder: Path) -> dict[str, Any]:
     """The recipe that the run was last called with."""
-    path = folder / "manifest.json"
-    if not path.exists():
+    from longattn.tables import RunFolder
+
+    recipe = RunFolder(folder).manifest().get("recipe")
+    if recipe is None:
         raise FileNotFoundError(f"{folder} is no measured run: it has no manifest.json; run `longattn measure` first")
-    return json.loads(path.read_bytes())["recipe"]
+    return recipe
 
 
 def _given(value: Any) -> Any:

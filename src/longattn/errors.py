@@ -4,6 +4,8 @@ A caller's mistake in an argument is a ``ValueError``, a file that is not there 
 here are for what the standard library has no word for. The command line prints them as one line, without a traceback.
 """
 
+from pathlib import Path
+
 
 class LongAttnError(Exception):
     """Base of every error that the package raises on purpose."""
@@ -19,6 +21,18 @@ class ModelError(LongAttnError):
 
 class RunError(LongAttnError):
     """The run folder cannot be used: in use by another process, damaged, or made with other settings."""
+
+
+class DamageError(RunError):
+    """A file of a run is not as it was written."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        """``problem`` says what shows it."""
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path} is damaged: {self.problem}; delete it and give the command that made it again"
 
 
 class PresetError(LongAttnError):

@@ -1,6 +1,7 @@
 """From a work unit to its tables: read, cut, measure, commit."""
 
 import hashlib
+import logging
 import platform
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from longattn import corpus, settings
 from longattn.asking import batches, load_model_for, look_together, other_models
+from longattn.errors import DamageError
 from longattn.models import Checkpoint
 from longattn.records import Document, Reject, Window, WorkUnit
 from longattn.scorers import Ask, Columns, PilotScorer, Scorer, Seen
@@ -24,6 +26,8 @@ from longattn.windows import cut
 
 if TYPE_CHECKING:
     from longattn.models.base import Model
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Raised when the same settings would measure something else than before; part of every table's settings."""
@@ -114,9 +118,17 @@ class Job:
         """Every table that a measured unit has."""
         return [self.documents, self.windows, *map(self.table, self.scorers)]
 
+    @cached_property
+    def _tables(self) -> list[Table]:
+        return self.tables()
+
     def is_done(self, unit: str) -> bool:
-        """Whether every table of the unit is there."""
-        return all(table.receipt(unit) is not None for table in self.tables())
+        """Whether every table of the unit is there; a damaged one is not, and the log says why."""
+        try:
+            return all(table.receipt(unit) is not None for table in self._tables)
+        except DamageError as error:
+            log.warning("%s is damaged: %s; unit %s is measured again", error.path, error.problem, unit)
+            return False
 
     @property
     def asks(self) -> list[Ask]:
@@ -245,13 +257,13 @@ def commit_unit(job: Job, cut: CutUnit, measured: Mapping[str, Columns]) -> dict
     counts = dict(cut.counts)
     rows = {"documents": pa.Table.from_pylist(cut.documents, DOCUMENTS), "windows": _window_rows(cut.windows)}
     for table in (job.documents, job.windows):
-        if table.receipt(cut.unit) is None:
+        if not table.holds(cut.unit):
             table.commit(cut.unit, rows[table.name], cut.counts, versions)
     for scorer in job.scorers:
         columns = measured.get(scorer.name, {})
         bad = _count_non_finite(columns)
         counts["non_finite"] = counts.get("non_finite", 0) + bad
-        if job.table(scorer).receipt(cut.unit) is None:
+        if not job.table(scorer).holds(cut.unit):
             found = {"windows": len(cut.windows), "non_finite": bad}
             job.table(scorer).commit(cut.unit, scorer_rows(scorer, cut.windows, columns), found, versions)
     return counts

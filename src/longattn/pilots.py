@@ -27,14 +27,17 @@ def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer
     model = {**settings.plain(job.model), "hash": job.checkpoint.hash}
     facts = {**job.cut_settings, **scorer.measurement(), "model": model}
     path = job.run.root / "pilots" / f"{scorer.name}-{settings.fingerprint(facts)}.safetensors"
-    if not path.exists():
+    name = str(path.relative_to(job.run.root))
+    if name in job.run.manifest().get("files", {}) and path.exists():
+        job.run.listed(name, "give the same command again")
+    else:
         ask = scorer.pilot_ask()
         windows = _sample(job, units, scorer.pilot_windows())
         if not windows:
             raise LongAttnError(f"{scorer.name} needs a sample of windows, and the input has none")
         loaded = job.load_model(device, [ask])
         tables = scorer.fit(windows, [look([ask], loaded, window)[0] for window in windows])
-        with durable(path) as file:
+        with job.run.replacing(name), durable(path) as file:
             file.write(save(tables))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return scorer.with_pilot(str(path), digest)

@@ -17,7 +17,7 @@ from longattn.measuring import Job, cut_unit, package_versions, scorer_rows
 from longattn.records import WorkUnit
 from longattn.scorers import LongAttn
 from longattn.settings import Refining, Selecting, fingerprint
-from longattn.tables import Table, read_parquet
+from longattn.tables import Table
 from longattn.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -301,7 +301,7 @@ def _draw(job: Job, scorer: LongAttn, units: Sequence[WorkUnit], table: Table, i
     for unit in units:
         if draws.receipt(unit.id) is not None or table.receipt(unit.id) is None:
             continue
-        rows = read_parquet(table.file(unit.id))
+        rows = next(table.read([unit.id]))
         chosen = [i for i, one in enumerate(rows["window_id"].to_pylist()) if one in ids]
         windows = cut_unit(unit, job, tokenizer).windows if chosen else []
         measured: list[Mapping[str, npt.NDArray]] = []
@@ -321,7 +321,7 @@ def _merge(base: Table, table: Table, draws: Table, units: Sequence[str]) -> Tab
     for unit in units:
         if better.receipt(unit) is not None or (receipt := table.receipt(unit)) is None:
             continue
-        rows, new = read_parquet(table.file(unit)), read_parquet(draws.file(unit))
+        rows, new = next(table.read([unit])), next(draws.read([unit]))
         place = {one: len(rows) + number for number, one in enumerate(new["window_id"].to_pylist())}
         order = [place.get(one, number) for number, one in enumerate(rows["window_id"].to_pylist())]
         both = pa.concat_tables([rows, new.cast(rows.schema)])

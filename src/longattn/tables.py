@@ -1,45 +1,84 @@
 """The run folder: the one place that writes durably, and the tables, receipts and manifest it writes.
 
 ``tables/<name>-<settings hash>/unit-<unit id>.parquet`` holds one table's rows of one work unit. Beside it a receipt,
-``unit-<unit id>.json``, states rows, bytes and SHA-256; a unit's table exists when its receipt does and the file
-fits it. Nothing is ever written in place: temporary name, write, fsync, rename, fsync of the folder.
+``unit-<unit id>.json``, states rows, bytes and SHA-256; a unit's table exists when its receipt does, and a file that
+does not fit its receipt is damaged. Nothing is ever written in place: temporary name, write, fsync, rename, fsync of
+the folder. Parquet and JSON carry a seal (:mod:`longattn.seals`), and the manifest lists the hashes of all results.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
 import secrets
+import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longattn.errors import RunError
+from longattn.errors import DamageError, RunError
 from longattn.records import Slice, WorkUnit
+from longattn.seals import SealError, Written, check_parquet, parquet_writer, seal_json, unseal_json
 from longattn.settings import fingerprint, plain
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+SPILL_PREFIX = ".select-"
+"""How folders begin in which a selection puts what does not fit into memory."""
 
 
 @contextlib.contextmanager
 def durable(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under ``path`` whole and on disk, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """A binary file that appears under ``path`` whole and on disk, or not at all.
+
+    A write, sync or close that fails gives the temporary file up: what the system then holds of it is unknown, and a
+    second sync of the same file could report success for bytes that are lost.
+    """
+    make_folder(path.parent)
+    temporary, opened = _open_temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        # what went wrong is what counts, not that the leftover could not be removed: the next start does that
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside ``path`` that is locked for as long as it is open, so that :func:`sweep` leaves it alone."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        file = temporary.open("xb")
+        _hold(file.fileno())
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        # a sweep came between opening and locking
+        file.close()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, with their names on disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -51,10 +90,68 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _hold(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; False where another process has it or locks do not work."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Mark a temporary folder as in use, so that :func:`sweep` leaves it alone."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _hold(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> int:
+    """Remove temporary files and folders whose process is gone; returns how many.
+
+    A living process holds a lock on what it writes, also one on another machine where the file system passes locks on;
+    what cannot be locked is left alone.
+    """
+    removed = 0
+    for path in folder.iterdir():
+        if not (TEMPORARY.fullmatch(path.name) or path.name.startswith(SPILL_PREFIX)):
+            continue
+        # another process may sweep at the same time
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                if _hold(handle):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    removed += 1
+            finally:
+                os.close(handle)
+    return removed
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys, durably; equal values give equal bytes."""
     with durable(path) as file:
         file.write(json.dumps(plain(value), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+
+
+def write_sealed(path: Path, value: Any) -> None:
+    """Write JSON that :func:`read_sealed` can tell from a damaged one, durably; equal values give equal bytes."""
+    content = seal_json(plain(value))
+    with durable(path) as file:
+        file.write(content)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_sealed` wrote. Raises :class:`DamageError`, or ``FileNotFoundError``."""
+    content = path.read_bytes()
+    try:
+        return unseal_json(content)
+    except ValueError as error:
+        raise DamageError(path, str(error)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,26 +160,25 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_parquet(path: Path, table: pa.Table, *, row_group_rows: int = 122_880) -> None:
-    """Write a table with page checksums, durably."""
-    with durable(path) as file, parquet_writer(file, table.schema) as writer:
+def write_parquet(
+    path: Path, table: pa.Table, *, facts: Mapping[str, str] | None = None, row_group_rows: int = 122_880
+) -> Written:
+    """Write a table with page checksums, ``facts`` for its metadata and a seal, durably."""
+    written = Written()
+    with durable(path) as file, parquet_writer(file, table.schema, facts or {}, written) as writer:
         writer.write_table(table, row_group_size=row_group_rows)
-
-
-def parquet_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """A Parquet writer with the settings that every file of a run has: zstd and a checksum for each page."""
-    # a dictionary costs time, and pays only for columns of few values
-    few: Any = [name for name in ("source", "file", "num_tokens", "status", "reason") if name in schema.names]
-    return pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True, use_dictionary=few)
+    return written
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a table of ours, with its page checksums verified; a damaged file raises :class:`RunError`."""
+    """Read a table of ours, with its page checksums verified. Raises :class:`DamageError`."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and run the same command to make it again") from error
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise DamageError(path, str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -90,9 +186,15 @@ class Receipt:
     """What is known of one unit's file in one table."""
 
     unit: str
+    table: str
+    settings: str
+    """The fingerprint of the table's settings."""
     rows: int
     num_bytes: int
     sha256: str
+    footer_bytes: int
+    footer_sha256: str
+    """The footer says where every column is and of which type, so this is compared before any reading."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Ledger entries of the unit, such as ``documents`` and ``rejected.bad_json``."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -107,12 +209,12 @@ class Table:
     settings: Mapping[str, Any]
     """Everything that changes the measured values; its fingerprint is part of the folder's name."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """The settings' fingerprint."""
         return fingerprint(self.settings)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """``tables/<name>-<settings hash>`` of the run."""
         return self.run.root / "tables" / f"{self.name}-{self.hash}"
@@ -121,33 +223,94 @@ class Table:
         """Where the unit's rows are, or will be."""
         return self.folder / f"unit-{unit}.parquet"
 
+    def receipt_file(self, unit: str) -> Path:
+        """Where the unit's receipt is, or will be."""
+        return self.folder / f"unit-{unit}.json"
+
     def receipt(self, unit: str) -> Receipt | None:
-        """The unit's receipt if its file is there in the stated size, else None; :meth:`verify` checks contents."""
+        """The unit's receipt, or None if it is not in the table yet.
+
+        Raises :class:`DamageError` for a receipt that is not as it was written or belongs elsewhere, and for a file of
+        another size or footer than it states. The columns are checked when they are read, by page, and all bytes by
+        :meth:`check`.
+        """
+        path = self.receipt_file(unit)
         try:
-            receipt = Receipt(**json.loads((self.folder / f"unit-{unit}.json").read_bytes()))
-            size = self.file(unit).stat().st_size
-        except (FileNotFoundError, ValueError, TypeError):
+            receipt = Receipt(**read_sealed(path))
+        except FileNotFoundError:
             return None
-        return receipt if size == receipt.num_bytes else None
+        except TypeError as error:
+            raise DamageError(path, str(error)) from error
+        if (receipt.unit, receipt.table, receipt.settings) != (unit, self.name, self.hash):
+            whose = f"unit {receipt.unit} of {receipt.table}-{receipt.settings}"
+            raise DamageError(path, f"it is the receipt of {whose}")
+        self._check_footer(receipt)
+        return receipt
+
+    def holds(self, unit: str) -> bool:
+        """Whether the unit is in the table, undamaged as far as :meth:`receipt` can tell."""
+        try:
+            return self.receipt(unit) is not None
+        except DamageError:
+            return False
+
+    def _check_footer(self, receipt: Receipt) -> None:
+        path = self.file(receipt.unit)
+        try:
+            with path.open("rb", buffering=0) as file:
+                if (size := file.seek(0, os.SEEK_END)) != receipt.num_bytes:
+                    raise DamageError(path, f"it has {size} bytes, not {receipt.num_bytes}")
+                file.seek(-receipt.footer_bytes, os.SEEK_END)
+                footer = file.read()
+        except FileNotFoundError as error:
+            raise DamageError(path, "it is gone, and its receipt is there") from error
+        if hashlib.sha256(footer).hexdigest() != receipt.footer_sha256:
+            raise DamageError(path, "its footer is not the one that was written")
+
+    def check(self, unit: str) -> Receipt | None:
+        """As :meth:`receipt`, after reading all of the file and comparing its SHA-256."""
+        receipt = self.receipt(unit)
+        if receipt is not None and file_sha256(self.file(unit)) != receipt.sha256:
+            raise DamageError(self.file(unit), "its content does not fit its SHA-256")
+        return receipt
 
     def commit(self, unit: str, rows: pa.Table, counts: Mapping[str, int], versions: Mapping[str, str]) -> Receipt:
         """Write a unit's rows, then its receipt; after this the unit counts as done, before it as not begun."""
-        if not (self.folder / "settings.json").exists():
-            write_json(self.folder / "settings.json", self.settings)
-        path = self.file(unit)
-        write_parquet(path, rows)
-        receipt = Receipt(unit, rows.num_rows, path.stat().st_size, _sha256(path), dict(counts), dict(versions))
-        write_json(self.folder / f"unit-{unit}.json", asdict(receipt))
+        self.describe()
+        if self.receipt_file(unit).exists():
+            # of a damaged file; it must not vouch for the next one before that is whole
+            self.receipt_file(unit).unlink()
+            sync_folder(self.folder)
+        facts = {"unit": unit, "table": self.name, "settings": self.hash, "rows": str(rows.num_rows)}
+        written = write_parquet(self.file(unit), rows, facts=facts)
+        receipt = Receipt(
+            unit, self.name, self.hash, rows.num_rows, **asdict(written), counts=dict(counts), versions=dict(versions)
+        )
+        write_sealed(self.receipt_file(unit), asdict(receipt))
         return receipt
 
-    def read(self, units: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows of these units, one table each, in the order given."""
-        for unit in units:
-            yield read_parquet(self.file(unit), columns)
+    def describe(self) -> None:
+        """Write ``settings.json`` if it is not there."""
+        if not (self.folder / "settings.json").exists():
+            write_sealed(self.folder / "settings.json", self.settings)
 
-    def verify(self, units: Iterable[str]) -> list[str]:
-        """Units whose file is missing or differs from the SHA-256 of its receipt."""
-        return [u for u in units if (receipt := self.receipt(u)) is None or _sha256(self.file(u)) != receipt.sha256]
+    def read(self, units: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of these units, one table each, in the order given.
+
+        Raises :class:`DamageError` for bytes that are not those that were written, and :class:`RunError` for a unit
+        that is not in the table.
+        """
+        for unit in units:
+            yield read_parquet(self._checked(unit), columns)
+
+    def schema(self, unit: str) -> pa.Schema:
+        """Columns and types, as this unit's file has them; raises what :meth:`read` raises."""
+        return pq.read_schema(self._checked(unit))
+
+    def _checked(self, unit: str) -> Path:
+        if self.receipt(unit) is None:
+            raise RunError(f"unit {unit} has no table {self.name!r} at {self.file(unit)}; measure it first")
+        return self.file(unit)
 
 
 PLAN_SCHEMA = pa.schema(
@@ -176,29 +339,84 @@ class RunFolder:
         return Table(self, name, plain(settings))
 
     def write_plan(self, units: Sequence[WorkUnit]) -> None:
-        """Write ``plan.parquet``: a row per slice, in plan order."""
+        """Write ``plan.parquet``, a row per slice in plan order, if it is not the plan already."""
+        path = self.root / "plan.parquet"
+        if path.exists() and self.plan() == list(units):
+            return
         rows = [{"unit": unit.id, **asdict(part)} for unit in units for part in unit.slices]
-        write_parquet(self.root / "plan.parquet", pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
+        write_parquet(path, pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
 
     def plan(self) -> list[WorkUnit]:
-        """The planned units in order; empty when nothing was planned yet."""
+        """The planned units in order; empty when nothing was planned yet. Raises :class:`DamageError`."""
         path = self.root / "plan.parquet"
         if not path.exists():
             return []
+        check_seal(path)
         slices: dict[str, list[Slice]] = {}
         for row in read_parquet(path).to_pylist():
             slices.setdefault(row.pop("unit"), []).append(Slice(**row))
         return [WorkUnit(tuple(parts)) for parts in slices.values()]
 
     def manifest(self) -> dict[str, Any]:
-        """What ``manifest.json`` holds: settings, hashes, versions, ledger; empty before the first measurement."""
+        """What ``manifest.json`` holds: settings, hashes, versions, ledger; empty before the first measurement.
+
+        Raises :class:`DamageError`.
+        """
         path = self.root / "manifest.json"
-        return json.loads(path.read_bytes()) if path.exists() else {}
+        return read_sealed(path) if path.exists() else {}
 
     def update_manifest(self, **sections: Any) -> None:
         """Replace these sections of ``manifest.json`` and leave the others as they are."""
+        self._change_manifest(lambda manifest: {**manifest, **sections})
+
+    def _change_manifest(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         with self.lock("manifest", wait=True):
-            write_json(self.root / "manifest.json", {**self.manifest(), **plain(sections)})
+            write_sealed(self.root / "manifest.json", change(self.manifest()))
+
+    @contextlib.contextmanager
+    def replacing(self, *names: str, of: str | None = None) -> Iterator[dict[str, Any]]:
+        """Around the writing of files that cannot carry a seal: the manifest lists them with their SHA-256.
+
+        Before, it notes that they are being replaced, so that a process that is stopped in between leaves nothing that
+        looks like damage. After, it lists them, in one write with the sections that are put into the dictionary given.
+        ``of`` names the listed file that these are made from.
+        """
+        noted = {"replacing": sorted({*self.manifest().get("replacing", ()), *names})}
+        self.update_manifest(**noted)
+        sections: dict[str, Any] = {}
+        yield sections
+        hashes = {name: file_sha256(self.root / name) for name in names}
+
+        def finish(manifest: dict[str, Any]) -> dict[str, Any]:
+            files = dict(manifest.get("files", {}))
+            source = {} if of is None else {"of": files[of]["sha256"]}
+            files |= {name: {"sha256": digest, **source} for name, digest in hashes.items()}
+            replacing = sorted(set(manifest.get("replacing", ())) - {*names})
+            return {**manifest, **sections, "files": files, "replacing": replacing}
+
+        self._change_manifest(finish)
+
+    def listed(self, name: str, remedy: str) -> Path:
+        """A file that the manifest lists, after comparing its SHA-256.
+
+        Raises :class:`RunError` with the remedy if it was never finished, :class:`DamageError` if it is another one.
+        """
+        manifest, path = self.manifest(), self.root / name
+        entry = manifest.get("files", {}).get(name)
+        if entry is None or not path.exists():
+            raise RunError(f"{path} is not there, or whoever wrote it was stopped; {remedy}")
+        if file_sha256(path) != entry["sha256"]:
+            if name in manifest.get("replacing", ()):
+                raise RunError(f"whoever replaced {path} was stopped; {remedy}")
+            raise DamageError(path, "its content does not fit the SHA-256 in manifest.json")
+        return path
+
+    def sweep(self) -> None:
+        """Remove what stopped processes left half-written; what living ones write stays."""
+        folders = [self.root, self.root / "pilots", *(self.root / "tables").glob("*-*")]
+        removed = sum(sweep(folder) for folder in folders if folder.is_dir())
+        if removed:
+            log.info("removed %d half-written files of a process that was stopped", removed)
 
     @contextlib.contextmanager
     def lock(self, name: str | None = None, *, wait: bool = False) -> Iterator[None]:
@@ -206,7 +424,7 @@ class RunFolder:
 
         A second process waits, or gets a :class:`RunError` that names the first.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         path = self.root / (".lock" if name is None else f".lock-{name.replace('/', '-of-')}")
         with path.open("a+") as file:
             try:
@@ -224,13 +442,23 @@ class RunFolder:
 def write_chunks(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
     """Write tables one after another into one Parquet file, durably; returns the number of rows."""
     rows = 0
-    with durable(path) as file, parquet_writer(file, schema) as writer:
+    with durable(path) as file, parquet_writer(file, schema, {}, Written()) as writer:
         for table in tables:
             writer.write_table(table)
             rows += table.num_rows
     return rows
 
 
-def _sha256(path: Path) -> str:
+def check_seal(path: Path) -> None:
+    """Compare a Parquet file of ours with its seal. Raises :class:`DamageError`."""
+    try:
+        with path.open("rb") as file:
+            check_parquet(file)
+    except SealError as error:
+        raise DamageError(path, str(error)) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,23 +7,23 @@ import platform
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from longattn import corpus, engines, measuring, settings
 from longattn.asking import load_model_for, resolve_others
-from longattn.errors import RunError
+from longattn.errors import DamageError, RunError
 from longattn.expressions import Constant, evaluate
-from longattn.ledger import balance, rejects
+from longattn.ledger import Books, balance, rejects
 from longattn.measuring import Job
 from longattn.pilots import with_pilots
 from longattn.presets import read_preset
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
 from longattn.scorers import SCORERS, PilotScorer
-from longattn.tables import RunFolder, Table, durable
+from longattn.tables import RunFolder, Table, durable, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from longattn.refining import Refinement
     from longattn.scorers import LongAttn
     from longattn.selection import Selection
+    from longattn.verifying import Verification
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def measure(
         # shards work on one plan, which the first of them makes
         units = corpus.list_units(recipe.corpus, units)
     with job.run.lock(compute.shard):
+        job.run.sweep()
         job.run.write_plan(units)
         if any(isinstance(scorer, PilotScorer) for scorer in job.scorers):
             job = with_pilots(job, units, engines.devices(compute)[0])
@@ -112,25 +114,36 @@ def measure(
 
 def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:
     """Add up what is on disk and write it down; also after an interruption, so that the folder can be looked at."""
-    ledger = balance(job, units)
-    with durable(job.run.root / "rejects.jsonl") as file:
-        for line in rejects(job, units):
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
-    job.run.update_manifest(
-        recipe=recipe,
-        versions=measuring.package_versions(),
-        model={"name": job.checkpoint.name, "hash": job.checkpoint.hash},
-        tables={**job.run.manifest().get("tables", {}), **tables},
-        ledger=ledger,
-    )
+    # of several shards, the last one must be the last to look as well
+    with job.run.lock("ledger", wait=True), job.run.replacing("rejects.jsonl") as sections:
+        books = Books.of(job, units)
+        ledger = balance(books)
+        with durable(job.run.root / "rejects.jsonl") as file:
+            for line in rejects(books):
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        for table in job.tables():
+            if table.folder.exists():
+                table.describe()
+        tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
+        sections.update(
+            recipe=recipe,
+            versions=measuring.package_versions(),
+            model={"name": job.checkpoint.name, "hash": job.checkpoint.hash},
+            tables={**job.run.manifest().get("tables", {}), **tables},
+            ledger=ledger,
+        )
     return ledger
 
 
 def _write_timings(job: Job, began: float, counts: Counter[str], compute: settings.Compute) -> None:
     """Append this attempt to ``timings.json``, which alone holds times and facts of the machine."""
     path = job.run.root / "timings.json"
-    attempts = json.loads(path.read_bytes()) if path.exists() else []
+    try:
+        attempts = read_sealed(path)["attempts"] if path.exists() else []
+    except DamageError as error:
+        # no result hangs on it, so the hours of this attempt must not
+        log.warning("%s; attempts before this one are forgotten", error)
+        attempts = []
     seconds = time.time() - began
     facts: dict[str, Any] = {
         "began": began,
@@ -145,8 +158,7 @@ def _write_timings(job: Job, began: float, counts: Counter[str], compute: settin
         from longattn.attention import cpu_kernel
 
         facts["cpu_kernel"] = cpu_kernel()
-    with durable(path) as file:
-        file.write(json.dumps([*attempts, facts], indent=1).encode())
+    write_sealed(path, {"attempts": [*attempts, facts]})
 
 
 def estimate(recipe: Recipe, output: Path, compute: settings.Compute | None = None) -> measuring.Estimate:
@@ -174,6 +186,7 @@ def select(recipe: Recipe, output: Path) -> "Selection":
         if not same_windows(table, windows):
             raise RunError(f"{name} was measured on other windows than the last ones cut; measure it again")
     planned = [unit.id for unit in run.plan()]
+    run.sweep()
     done = [unit for unit in planned if all(table.receipt(unit) for table in (windows, *weighted.values()))]
     formulas = {
         name: Formula(table, scorer.score(), scorer.readings(), scorer.variance_of_score())
@@ -187,14 +200,15 @@ def select(recipe: Recipe, output: Path) -> "Selection":
         if same_windows(table, windows) and all(table.receipt(unit) for unit in done):
             formulas[name] = Formula(table, Constant(0.0))
     formulas |= {Path(file).stem: Formula(Path(file), Constant(0.0)) for file in recipe.keep.tables}
-    selection = select(done, windows, dict(sorted(formulas.items())), recipe.keep, output / "selection.parquet")
-    if len(done) < len(planned):
-        missing = f"{len(planned) - len(done)} of {len(planned)} work units are not measured yet and took no part"
-        selection = replace(selection, notes=(*selection.notes, missing))
-    # rejects.jsonl names them all
-    facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
-    # what refining said was said of another selection
-    run.update_manifest(selection=facts, recipe=recipe, refinement=None)
+    with run.replacing("selection.parquet") as sections:
+        selection = select(done, windows, dict(sorted(formulas.items())), recipe.keep, output / "selection.parquet")
+        if len(done) < len(planned):
+            missing = f"{len(planned) - len(done)} of {len(planned)} work units are not measured yet and took no part"
+            selection = replace(selection, notes=(*selection.notes, missing))
+        # rejects.jsonl names them all
+        facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
+        # what refining said was said of another selection
+        sections.update(selection=facts, recipe=recipe, refinement=None)
     return selection
 
 
@@ -274,11 +288,14 @@ def export_selection(recipe: Recipe, output: Path) -> "ExportSummary":
         file, end_token = _tokenizer_and_end(recipe.model.name)
         tokenizer = Tokenizer.load(file)
     folder = output / "export"
-    chosen = output / "selection.parquet"
-    summary = export(run, run.plan(), windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer, end_token)
+    chosen = run.listed("selection.parquet", "select again")
+    with run.replacing("export/README.md", "export/export.json", of="selection.parquet") as sections:
+        summary = export(
+            run, run.plan(), windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer, end_token
+        )
+        sections.update(recipe=recipe)
     if rule.push_to is not None:
         push(folder, rule.push_to, private=rule.push_private)
-    run.update_manifest(recipe=recipe)
     return summary
 
 
@@ -307,8 +324,11 @@ def write_report(recipe: Recipe, output: Path, *, texts: bool = True) -> Path:
     def read(ids: Sequence[str]) -> Mapping[str, str]:
         return read_texts(run.plan(), windows, ids, recipe.corpus)
 
+    run.listed("selection.parquet", "select again")
+    run.listed("rejects.jsonl", "measure again")
     data = report.gather(run, null=null, command=shlex.join(command), texts=read if texts else None)
-    return report.write_report(run, data)
+    with run.replacing("report.html", of="selection.parquet"):
+        return report.write_report(run, data)
 
 
 class RunResult(NamedTuple):
@@ -358,12 +378,22 @@ def status(output: Path) -> Status:
     for folder in sorted((output / "tables").glob("*-*")):
         settings_file = folder / "settings.json"
         if settings_file.exists():
-            table = run.table(folder.name.rsplit("-", 1)[0], json.loads(settings_file.read_bytes()))
-            tables[folder.name] = sum(table.receipt(unit.id) is not None for unit in units)
+            table = run.table(folder.name.rsplit("-", 1)[0], read_sealed(settings_file))
+            tables[folder.name] = sum(table.holds(unit.id) for unit in units)
     running = [json.loads(path.read_bytes()) for path in sorted(output.glob("progress*.json"))]
     return Status(
         len(units), tables, run.manifest().get("ledger", {}), running, (output / "selection.parquet").exists()
     )
+
+
+def verify(output: Path) -> "Verification":
+    """Recompute hashes, ledger and manifest of a run, finished or stopped; changes nothing.
+
+    Raises ``FileNotFoundError`` if it is none.
+    """
+    from longattn.verifying import verify
+
+    return verify(output)
 
 
 @dataclass(frozen=True)
@@ -410,16 +440,3 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
         for i, w in enumerate(windows)
     ]
     return TextScore(num_tokens, rows, dict(scorer.null(int(recipe.model.bos))))
-
-
-def verify(output: Path) -> Iterator[str]:
-    """Sentences about what is wrong with a run folder's tables; none if every file has the hash it was written with."""
-    if not (output / "plan.parquet").exists():
-        raise FileNotFoundError(f"{output} is no run folder: it has no plan.parquet")
-    run = RunFolder(output)
-    units = [unit.id for unit in run.plan()]
-    for name, facts in run.manifest().get("tables", {}).items():
-        table = run.table(name, facts["settings"])
-        written = [unit for unit in units if (table.folder / f"unit-{unit}.json").exists()]
-        for unit in table.verify(written):
-            yield f"{table.file(unit)} is missing or damaged; delete it and measure again"

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from longattn.tables import SPILL_PREFIX, held
+
 CHUNK_ROWS = 131_072
 """Rows that enter or leave the database at a time."""
 
@@ -51,7 +53,7 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
     import duckdb
 
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".select-") as spill:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SPILL_PREFIX) as spill, held(Path(spill)):
         config: dict[str, Any] = {
             "temp_directory": spill,
             "memory_limit": memory_limit,

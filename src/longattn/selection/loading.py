@@ -45,11 +45,12 @@ class Inputs:
     def schema(self, name: str) -> pa.Schema:
         """Columns and types of a table, as its first unit has them."""
         table = self.tables[name]
-        path = table if isinstance(table, Path) else table.file(self.units[0])
+        if isinstance(table, Table):
+            return table.schema(self.units[0])
         try:
-            return pq.read_schema(path)
+            return pq.read_schema(table)
         except FileNotFoundError as error:
-            raise RunError(f"there is no table {name!r} at {path}; measure it before selecting") from error
+            raise RunError(f"there is no table {name!r} at {table}; keep.tables must name Parquet files") from error
 
     def columns(self) -> list[str]:
         """Every column as ``table.column``."""
@@ -162,8 +163,6 @@ def _read_unit(unit: str, tables: Mapping[str, Table], picks: Picks) -> dict[str
     picked: dict[str, pa.Table] = {}
     window_ids = None
     for name, table in tables.items():
-        if table.receipt(unit) is None:
-            raise RunError(f"unit {unit} has no table {name!r} at {table.file(unit)}; measure it before selecting")
         data = next(table.read([unit], sorted({"window_id", *picks[name].values()})))
         if window_ids is None:
             window_ids = data["window_id"]
