@@ -3,11 +3,18 @@
 ``make test`` runs a bounded number of each; ``make torture`` (``pytest --torture tests/torture``) the full number.
 """
 
+import os
 import random
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
 
 import pytest
+from faulty import Box, write_inputs
+
+import longattn
 
 
 @dataclass
@@ -56,3 +63,21 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     write("|---|---|---|---|---|")
     for row in sorted(rows):
         write("| " + " | ".join(map(str, row)) + " |")
+
+
+@pytest.fixture(scope="session")
+def boxes(tmp_path_factory) -> Iterator[Queue]:
+    """Two places to run in, each with a folder, a corpus and a server of its own, for two trials at a time."""
+    from longattn.testing import tiny_checkpoint
+
+    # nothing is asked of the disk, and a disk is slow
+    fast = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=fast if os.access(fast, os.W_OK) else None) as folder:
+        both: Queue[Box] = Queue()
+        for name in ("one", "two"):
+            write_inputs(Path(folder, name))
+            tiny_checkpoint(Path(folder, name, "model"))
+            both.put(Box(Path(folder, name), Path(longattn.__file__).parents[1]))
+        yield both
+        while not both.empty():
+            both.get().close()
