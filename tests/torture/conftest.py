@@ -67,17 +67,18 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def boxes(tmp_path_factory) -> Iterator[Queue]:
-    """Two places to run in, each with a folder, a corpus and a server of its own, for two trials at a time."""
+    """Two places to run in, each with a folder and a server of its own, for two trials at a time."""
     from longattn.testing import tiny_checkpoint
 
     # nothing is asked of the disk, and a disk is slow
     fast = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=fast if os.access(fast, os.W_OK) else None) as folder:
+        inputs = Path(folder, "inputs")
+        write_inputs(inputs)
+        tiny_checkpoint(inputs / "model")
         both: Queue[Box] = Queue()
         for name in ("one", "two"):
-            write_inputs(Path(folder, name))
-            tiny_checkpoint(Path(folder, name, "model"))
-            both.put(Box(Path(folder, name), Path(longattn.__file__).parents[1]))
+            both.put(Box(Path(folder, name), inputs, Path(longattn.__file__).parents[1]))
         yield both
         while not both.empty():
             both.get().close()

@@ -1,8 +1,8 @@
 """Small runs in forked children, whose every operation on the run folder can be counted, failed, killed or recorded.
 
 As a script it is a server with everything imported, so that a run takes a fraction of a second: it reads jobs as lines
-of JSON, forks a child for each and answers with how it ended. The patches are made in the child, around the functions of
-the operating system that ``longattn.tables`` calls; the package knows nothing of them.
+of JSON, forks a child for each and answers with how it ended. The patches are made in the child, around the functions
+of the operating system that ``longattn.tables`` calls; the package knows nothing of them.
 """
 
 import contextlib
@@ -31,10 +31,11 @@ NO_RESULTS = (".lock", "progress", "timings.json")
 class Box:
     """The server as its user sees it, with a folder in which the runs happen."""
 
-    def __init__(self, root: Path, package: Path) -> None:
-        """``package`` is the folder that ``longattn`` is imported from."""
-        self.root, self.output = root, root / "run"
-        environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    def __init__(self, root: Path, inputs: Path, package: Path) -> None:
+        """``inputs`` holds ``corpus`` and ``model``; ``package`` is the folder that ``longattn`` is imported from."""
+        root.mkdir()
+        self.root, self.output, self.inputs = root, root / "run", inputs
+        environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "LONGATTN_CACHE": str(root)}
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )
@@ -47,7 +48,9 @@ class Box:
         """Let a child do something; returns how it ended: ``status``, ``seconds``, ``error``."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps({"action": action, "root": str(self.root), **more}) + "\n")
+        self._server.stdin.write(
+            json.dumps({"action": action, "root": str(self.root), "inputs": str(self.inputs), **more}) + "\n"
+        )
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
@@ -99,33 +102,32 @@ def write_inputs(root: Path, files: int = 2, documents: int = 6) -> None:
 # What happens in the server and its children.
 
 
-def recipe(root: Path) -> Any:
+def recipe(inputs: Path) -> Any:
     """The run of all trials: scorer ``length``, tokens are bytes, four work units."""
     from longattn.recipes import Recipe
     from longattn.settings import Corpus, Model, Selecting, Windowing
 
     return Recipe(
-        corpus=Corpus(inputs=(str(root / "corpus"),), source_field="kind", unit_bytes=500),
+        corpus=Corpus(inputs=(str(inputs / "corpus"),), source_field="kind", unit_bytes=500),
         window=Windowing(length=32),
-        model=Model(name=str(root / "model")),
+        model=Model(name=str(inputs / "model")),
         scorers=("length",),
         keep=Selecting(weights={"length": 1.0}, share=0.4),
     )
 
 
-def act(action: str, root: Path, workers: int) -> None:
+def act(action: str, inputs: Path, workers: int) -> None:
     """The same command as ever, or one of its later parts."""
     from longattn import verbs
     from longattn.settings import Compute
 
-    os.chdir(root)
     output = Path("run")
     if action == "run":
-        verbs.run(recipe(root), output, Compute(workers=workers, devices=("cpu",), threads=1))
+        verbs.run(recipe(inputs), output, Compute(workers=workers, devices=("cpu",), threads=1))
     elif action == "use":
-        verbs.select(recipe(root), output)
-        verbs.export_selection(recipe(root), output)
-        verbs.write_report(recipe(root), output)
+        verbs.select(recipe(inputs), output)
+        verbs.export_selection(recipe(inputs), output)
+        verbs.write_report(recipe(inputs), output)
 
 
 @dataclass
@@ -171,7 +173,9 @@ class Layer:
 
         def open_file(path: Any, mode: str = "r", buffering: int = -1, *more: Any, **options: Any) -> Any:
             if not ours(path) or Path(path).name.startswith(".lock"):
-                return opened(path, mode, buffering, *more, **options)
+                file = opened(path, mode, buffering, *more, **options)
+                names.pop(file.fileno(), None)
+                return file
             writes = mode[0] in "wxa"
             layer.at("create" if writes else "open", str(path), number=layer.count)
             raw = Raw(str(path), mode.replace("b", "").replace("t", ""))
@@ -184,12 +188,16 @@ class Layer:
 
         def sync(handle: int) -> None:
             # it is not done: what a kill leaves does not depend on it, and a disk takes its time
-            number = layer.files.get(handle)
-            layer.at("sync folder" if number is None else "sync", names[handle], number=number)
+            if handle in names:
+                number = layer.files.get(handle)
+                layer.at("sync folder" if number is None else "sync", names[handle], number=number)
 
         def open_handle(path: Any, *more: Any, **options: Any) -> int:
             handle = around("open", opened_handle)(path, *more, **options)
-            names[handle] = str(path)
+            names.pop(handle, None)
+            # the folder above gets the name of the run folder
+            if ours(path) or str(path) == ".":
+                names[handle] = str(path)
             return handle
 
         io.open = open_file
@@ -264,7 +272,7 @@ def child(job: dict[str, Any]) -> int:
         # without a fault it only saves the syncs
         Layer("run", record(operations)).install()
     try:
-        act(job["action"], root, job.get("workers", 0))
+        act(job["action"], Path(job["inputs"]), job.get("workers", 0))
     except (LongAttnError, OSError) as error:
         sys.stdout.write(f"{type(error).__name__}: {error}")
         return 1
