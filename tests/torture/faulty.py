@@ -54,6 +54,11 @@ class Box:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
+    def damage(self) -> str:
+        """What ``verify`` calls damaged; a stopped run is not."""
+        ended = self.do("verify")
+        return "" if ended["status"] == 0 else f"verify found {ended['error']}"
+
     def clear(self) -> None:
         """Make the next run a first one."""
         shutil.rmtree(self.output, ignore_errors=True)
@@ -117,8 +122,9 @@ def recipe(inputs: Path) -> Any:
 
 
 def act(action: str, inputs: Path, workers: int) -> None:
-    """The same command as ever, or one of its later parts."""
+    """The same command as ever, its later parts alone, or a look at the folder."""
     from longattn import verbs
+    from longattn.errors import LongAttnError
     from longattn.settings import Compute
 
     output = Path("run")
@@ -128,6 +134,8 @@ def act(action: str, inputs: Path, workers: int) -> None:
         verbs.select(recipe(inputs), output)
         verbs.export_selection(recipe(inputs), output)
         verbs.write_report(recipe(inputs), output)
+    elif action == "verify" and (output / "plan.parquet").exists() and (damaged := verbs.verify(output).damaged):
+        raise LongAttnError(damaged)
 
 
 @dataclass

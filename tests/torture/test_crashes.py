@@ -73,7 +73,7 @@ def interrupted(box: Box, point: tuple[int, str]) -> str:
         return f"do(at={at}, how={how!r}) met no operation"
     expected = {"kill": (-9,), "fail": (0, 1)}[how]
     problem = "" if ended["status"] in expected else f"ended with {ended}"
-    problem = problem or finished_as_ever(box)
+    problem = problem or box.damage() or finished_as_ever(box)
     return problem and f"do(at={at}, how={how!r}), {box.injected()}: {problem}"
 
 
@@ -96,7 +96,7 @@ def test_everything_killed_at_random_moments(trials, boxes, workers):
         calm(box)
         box.clear()
         ended = box.do(workers=workers, seconds=part * box.seconds)
-        problem = finished_as_ever(box, workers=workers)
+        problem = box.damage() or finished_as_ever(box, workers=workers)
         return problem and f"killed after {part:.4f} of a run ({ended}): {problem}"
 
     said = both(boxes, trial, [chosen.uniform(0.02, 1.0) for _ in range(trials.number(100, 3))])
