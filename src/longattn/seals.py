@@ -6,12 +6,12 @@ a missing end or other bytes in the middle, and the digits no longer fit.
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,31 +33,31 @@ def seal_json(value: Mapping[str, Any]) -> bytes:
 
     >>> print(seal_json({"rows": 3}).decode().replace("8b", ".."), end="")  # doctest: +ELLIPSIS
     {
-     "rows": 3,
-     "seal": "..."
+      "rows": 3,
+      "seal": "..."
     }
     """
-    text = json.dumps({**plain(value), "seal": BLANK}, indent=1, sort_keys=True, ensure_ascii=False)
-    content = text.encode() + b"\n"
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+    content = orjson.dumps({**plain(value), "seal": BLANK}, option=options)
     return content.replace(_entry(BLANK), _entry(hashlib.sha256(content).hexdigest()))
 
 
 def unseal_json(content: bytes) -> dict[str, Any]:
     """What :func:`seal_json` was given. Raises :class:`SealError` for bytes that it did not write."""
-    # only a key of the outermost level follows a line break and one space, and a string holds no line break
-    found = re.search(rb'\n "seal": "([0-9a-f]{64})"', content)
+    # only a key of the outermost level follows a line break and two spaces, and a string holds no line break
+    found = re.search(_entry("([0-9a-f]{64})"), content)
     if found is None:
         raise SealError("it has no seal")
     digits = found[1].decode()
     if hashlib.sha256(content.replace(_entry(digits), _entry(BLANK))).hexdigest() != digits:
         raise SealError("its content does not fit its seal")
-    value = json.loads(content)
+    value = orjson.loads(content)
     del value["seal"]
     return value
 
 
 def _entry(digits: str) -> bytes:
-    return b'\n "seal": "' + digits.encode() + b'"'
+    return b'\n  "seal": "' + digits.encode() + b'"'
 
 
 @dataclass

@@ -138,9 +138,9 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(plain(value), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
 
 
-def write_sealed(path: Path, value: Any) -> None:
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON that :func:`read_sealed` can tell from a damaged one, durably; equal values give equal bytes."""
-    content = seal_json(plain(value))
+    content = seal_json(value)
     with durable(path) as file:
         file.write(content)
 
@@ -377,12 +377,13 @@ class RunFolder:
     def replacing(self, *names: str, of: str | None = None) -> Iterator[dict[str, Any]]:
         """Around the writing of files that cannot carry a seal: the manifest lists them with their SHA-256.
 
-        Before, it notes that they are being replaced, so that a process that is stopped in between leaves nothing that
-        looks like damage. After, it lists them, in one write with the sections that are put into the dictionary given.
-        ``of`` names the listed file that these are made from.
+        Before, it notes of those it lists that they are being replaced, so that a process that is stopped in between
+        leaves nothing that looks like damage. After, it lists them, in one write with the sections that are put into
+        the dictionary given. ``of`` names the listed file that these are made from.
         """
-        noted = {"replacing": sorted({*self.manifest().get("replacing", ()), *names})}
-        self.update_manifest(**noted)
+        manifest = self.manifest()
+        if listed := {*names} & manifest.get("files", {}).keys():
+            self.update_manifest(replacing=sorted(listed.union(manifest.get("replacing", ()))))
         sections: dict[str, Any] = {}
         yield sections
         hashes = {name: file_sha256(self.root / name) for name in names}

@@ -54,11 +54,6 @@ class Box:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
-    def damage(self) -> str:
-        """What ``verify`` calls damaged; a stopped run is not."""
-        ended = self.do("verify")
-        return "" if ended["status"] == 0 else f"verify found {ended['error']}"
-
     def clear(self) -> None:
         """Make the next run a first one."""
         shutil.rmtree(self.output, ignore_errors=True)
@@ -91,8 +86,8 @@ class Box:
         return sum(map(int, path.read_text().split())) if path.exists() else 0
 
 
-def write_inputs(root: Path, files: int = 2, documents: int = 6) -> None:
-    """A corpus with rejects and a double id, in several work units."""
+def write_inputs(root: Path, files: int = 2, documents: int = 3) -> None:
+    """A corpus with rejects and a double id, in two work units."""
     folder = root / "corpus"
     folder.mkdir(parents=True)
     for f in range(files):
@@ -108,7 +103,7 @@ def write_inputs(root: Path, files: int = 2, documents: int = 6) -> None:
 
 
 def recipe(inputs: Path) -> Any:
-    """The run of all trials: scorer ``length``, tokens are bytes, four work units."""
+    """The run of all trials: scorer ``length``, tokens are bytes, two work units."""
     from longattn.recipes import Recipe
     from longattn.settings import Corpus, Model, Selecting, Windowing
 
@@ -124,18 +119,17 @@ def recipe(inputs: Path) -> Any:
 def act(action: str, inputs: Path, workers: int) -> None:
     """The same command as ever, its later parts alone, or a look at the folder."""
     from longattn import verbs
-    from longattn.errors import LongAttnError
     from longattn.settings import Compute
 
     output = Path("run")
-    if action == "run":
+    if action == "verify and run" and (output / "plan.parquet").exists():
+        assert not (damaged := verbs.verify(output).damaged), f"a stopped run is called damaged: {damaged}"
+    if action.endswith("run"):
         verbs.run(recipe(inputs), output, Compute(workers=workers, devices=("cpu",), threads=1))
     elif action == "use":
         verbs.select(recipe(inputs), output)
         verbs.export_selection(recipe(inputs), output)
         verbs.write_report(recipe(inputs), output)
-    elif action == "verify" and (output / "plan.parquet").exists() and (damaged := verbs.verify(output).damaged):
-        raise LongAttnError(damaged)
 
 
 @dataclass
@@ -185,7 +179,8 @@ class Layer:
                 names.pop(file.fileno(), None)
                 return file
             writes = mode[0] in "wxa"
-            layer.at("create" if writes else "open", str(path), number=layer.count)
+            if writes:
+                layer.at("create", str(path), number=layer.count)
             raw = Raw(str(path), mode.replace("b", "").replace("t", ""))
             names[raw.fileno()] = str(path)
             if writes:
@@ -201,7 +196,7 @@ class Layer:
                 layer.at("sync folder" if number is None else "sync", names[handle], number=number)
 
         def open_handle(path: Any, *more: Any, **options: Any) -> int:
-            handle = around("open", opened_handle)(path, *more, **options)
+            handle = opened_handle(path, *more, **options)
             names.pop(handle, None)
             # the folder above gets the name of the run folder
             if ours(path) or str(path) == ".":
@@ -324,8 +319,12 @@ def serve() -> None:
                 code = child(job)
             finally:
                 os._exit(code)
-        status = wait(pid, job.get("seconds"))
-        ended = {"status": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began}
+        status, usage = wait(pid, job.get("seconds"))
+        ended = {
+            "status": os.waitstatus_to_exitcode(status),
+            "seconds": time.monotonic() - began,
+            "cpu": usage.ru_utime + usage.ru_stime,
+        }
         said = Path(job["root"], "said")
         answer = {**ended, "error": said.read_text()[-2000:] if said.exists() else ""}
         sys.stdout.write(json.dumps(answer) + "\n")
@@ -339,10 +338,10 @@ def wait(pid: int, seconds: float | None) -> int:
         # it may have ended, and left children behind
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
+    _, status, usage = os.wait4(pid, 0)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    return status
+    return status, usage
 
 
 if __name__ == "__main__":
