@@ -32,18 +32,29 @@ CONTEXT, SEGMENT, RESPONSE = 1024, 128, 40
 
 
 def sample(tokenizer: Tokenizer, text: str, other: str | None, random: np.random.Generator) -> Window:
-    """A sample with a response of 40 tokens from within a segment of the text, or of the other one."""
+    """A sample with a response of 40 tokens from within one segment of the text but the first, or of another text."""
     context = tokenizer.encode(text).ids[:CONTEXT]
     instruction = tokenizer.encode(INSTRUCTION).ids
-    source = context if other is None else tokenizer.encode(other).ids
-    first = SEGMENT * int(random.integers(1, CONTEXT // SEGMENT)) + 30
-    parts = (context, instruction, source[first : first + RESPONSE])
+    if other is None:
+        first = SEGMENT * int(random.integers(1, CONTEXT // SEGMENT)) + 30
+        response = context[first : first + RESPONSE]
+    else:
+        response = tokenizer.encode(other).ids[300 : 300 + RESPONSE]
+    parts = (context, instruction, response)
     ends = np.cumsum([len(part) for part in parts]).tolist()
     turns = [Turn(role, end - len(part), end) for role, part, end in zip(ROLES, parts, ends, strict=True)]
     return Window(text[:20], "planted", 0, np.concatenate(parts), 0, 1, ends[-1], turns=tuple(turns))
 
 
 ROLES = ("user", "user", "assistant")
+
+
+def samples(tokenizer: Tokenizer, number: int, random: np.random.Generator) -> list[Window]:
+    """As many with a copied response, then as many with another topic's."""
+    texts = [text for text in topics.values() if len(text) > 6000]
+    random.shuffle(texts)
+    pairs = [(texts[i], None) for i in range(number)] + [(texts[i], texts[-1 - i]) for i in range(number)]
+    return [sample(tokenizer, text, other, random) for text, other in pairs]
 
 
 def main() -> None:
@@ -58,11 +69,8 @@ def main() -> None:
     facts = settings.Model(name=arguments.model, dtype=arguments.dtype)
     checkpoint = resolve(facts)
     tokenizer, random = Tokenizer.load(checkpoint.tokenizer_file), np.random.default_rng(0)
-    texts = [topics[name] for name in sorted(topics) if len(topics[name]) > 8000]
-    random.shuffle(texts)
-    n = min(arguments.samples, len(texts))
-    pairs = [(text, None) for text in texts[:n]] + [(text, texts[i - 1]) for i, text in enumerate(texts[:n])]
-    windows = [sample(tokenizer, text, other, random) for text, other in pairs]
+    windows = samples(tokenizer, arguments.samples, random)
+    n = arguments.samples
 
     scorers = [Gateau(short_model=facts, segment=SEGMENT, skip_first=skip) for skip in (0, 4)]
     asks = [scorer.ask() for scorer in scorers]
