@@ -1,5 +1,10 @@
 """What tests of several modules share."""
 
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -21,3 +26,115 @@ def tiny_model_folder(tmp_path_factory):
     from longattn.testing import tiny_checkpoint
 
     return tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+class ObjectStore:
+    """An S3 server on this machine (moto's), with a record of its requests, faults on demand and a bucket by test."""
+
+    def __init__(self) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Handler(WSGIRequestHandler):
+            # clients of S3 keep connections open
+            protocol_version = "HTTP/1.1"
+
+            def log(self, *_: object) -> None:
+                pass
+
+        self._application = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.options = f"?endpoint_override=127.0.0.1:{self._server.server_port}&scheme=http&region=us-east-1"
+        self.begin()
+
+    def begin(self) -> None:
+        """A new bucket, no faults, no request yet."""
+        self.bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+        self._backend.create_bucket(self.bucket, "us-east-1")
+        self.requests: list[tuple[str, str, str]] = []
+        """Method, path and query."""
+        self.fault: Callable[[str, str, str], str | None] = lambda method, path, query: None
+        """What to answer instead, such as ``503 Slow Down``; ``cut`` for half of the answer, None for all of it."""
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, environment: dict, start: Callable) -> Iterable[bytes]:
+        request = tuple(environment[name] for name in ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING"))
+        self.requests.append(request)
+        status = self.fault(*request)
+        if status == "cut":
+            return self._half(environment, start)
+        if status:
+            environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
+            start(status, [("Content-Length", "0")])
+            return [b""]
+        return self._application(environment, start)
+
+    def _half(self, environment: dict, start: Callable) -> Iterable[bytes]:
+        answer = b"".join(self._application(environment, start))
+        yield answer[: len(answer) // 2]
+        # the server closes the connection
+        raise ConnectionAbortedError
+
+    @property
+    def _backend(self):
+        from moto.s3.models import s3_backends
+
+        return s3_backends["123456789012"]["aws"]
+
+    def address(self, name: str) -> str:
+        """The URI of something in the bucket."""
+        return f"s3://{self.bucket}/{name}{self.options}"
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object, past the network."""
+        self._backend.put_object(self.bucket, name, content)
+
+    def delete(self, name: str) -> None:
+        """Delete an object, past the network."""
+        self._backend.delete_object(self.bucket, name)
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        """The content of every object below a prefix, by the rest of its name; folders' own objects are left out."""
+        keys = self._backend.buckets[self.bucket].keys
+        named = {name: keys[name].value for name in keys.keys() if name.startswith(prefix)}  # noqa: SIM118
+        return {name.removeprefix(prefix): value for name, value in named.items() if not name.endswith("/")}
+
+    @property
+    def unfinished_uploads(self) -> int:
+        """Uploads in parts that were begun and neither completed nor aborted."""
+        return len(self._backend.buckets[self.bucket].multiparts)
+
+    def count(self) -> Counter[str]:
+        """Requests since the last count, by kind: ``PUT``, ``LIST``, ..."""
+        kinds = ("LIST" if "list-type" in query else method for method, _, query in self.requests)
+        counted = Counter(kinds)
+        self.requests = []
+        return counted
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The server, begun once."""
+    pytest.importorskip("moto")
+    server = ObjectStore()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def object_store(s3_server, monkeypatch, tmp_path):
+    """The server with an empty bucket, its credentials, and a cache folder of this test's own."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "LONGATTN_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3_server.begin()
+    return s3_server

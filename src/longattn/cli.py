@@ -16,6 +16,7 @@ import orjson
 from cyclopts import App, Parameter
 
 from longattn import __version__
+from longattn.addresses import below
 from longattn.errors import LongAttnError
 from longattn.recipes import RECIPES, Recipe
 from longattn.settings import Calibrating, Compute, Corpus, Model, Needles, Validating, plain
@@ -49,28 +50,28 @@ app = App(
 )
 
 Inputs = Annotated[str, Parameter(help="Files, folders or globs; SOURCE=PATH names the source.")]
-Output = Annotated[Path, Parameter(name=("--output", "-o"), help="The run folder.")]
-Folder = Annotated[Path, Parameter(help="A run folder.")]
+Output = Annotated[str, Parameter(name=("--output", "-o"), help="The run folder, or the address of one in a store.")]
+Folder = Annotated[str, Parameter(help="A run folder, or the address of one in a store.")]
 Everything = Annotated[Recipe, Parameter(name="*")]
 Spread = Annotated[Compute, Parameter(name="*")]
 """How the work is spread: flags without a prefix, since every verb that works has them."""
 
 
 @app.command
-def plan(*inputs: Inputs, output: Output = Path("longattn-run"), recipe: Everything = Recipe()) -> int:
+def plan(*inputs: Inputs, output: Output = "longattn-run", recipe: Everything = Recipe()) -> int:
     """List the input as work units; reads no document."""
     from longattn import verbs
 
     units = verbs.plan(_with_inputs(recipe, inputs), output)
     size = sum(unit.num_bytes for unit in units)
-    _say(f"{len(units)} work units, {size / 1e6:,.1f} MB -> {output / 'plan.parquet'}")
+    _say(f"{len(units)} work units, {size / 1e6:,.1f} MB -> {below(output, 'plan.parquet')}")
     return 0
 
 
 @app.command
 def cut(
     *inputs: Inputs,
-    output: Output = Path("longattn-run"),
+    output: Output = "longattn-run",
     recipe: Everything = Recipe(),
     compute: Spread = Compute(),
 ) -> int:
@@ -86,7 +87,7 @@ def cut(
 @app.command
 def measure(
     *inputs: Inputs,
-    output: Output = Path("longattn-run"),
+    output: Output = "longattn-run",
     dry_run: bool = False,
     recipe: Everything = Recipe(),
     compute: Spread = Compute(),
@@ -135,7 +136,7 @@ def export(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     from longattn import verbs
 
     summary = verbs.export_selection(recipe, folder)
-    _say(f"{summary.num_windows} windows, {summary.num_tokens:,} tokens -> {folder / 'export' / 'data'}")
+    _say(f"{summary.num_windows} windows, {summary.num_tokens:,} tokens -> {below(folder, 'export/data')}")
     return 0
 
 
@@ -144,14 +145,15 @@ def report(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     """Write report.html: what was kept, why, and how far to believe it."""
     from longattn import verbs
 
-    _say(f"report -> {verbs.write_report(recipe, folder)}")
+    verbs.write_report(recipe, folder)
+    _say(f"report -> {below(folder, 'report.html')}")
     return 0
 
 
 @app.command
 def run(
     *inputs: Inputs,
-    output: Output = Path("longattn-run"),
+    output: Output = "longattn-run",
     dry_run: bool = False,
     recipe: Everything = Recipe(),
     compute: Spread = Compute(),
@@ -172,9 +174,9 @@ def run(
         result = verbs.run(recipe, output, compute, progress)
     _say_ledger(result.ledger, output)
     _say_selection(result.selection, output)
-    _say(f"selected windows  {output / 'export' / 'data'}")
-    _say(f"all scores        {output / 'selection.parquet'}")
-    _say(f"report            {result.report}")
+    _say(f"selected windows  {below(output, 'export/data')}")
+    _say(f"all scores        {below(output, 'selection.parquet')}")
+    _say(f"report            {below(output, 'report.html')}")
     return 0
 
 
@@ -216,7 +218,7 @@ def verify(folder: Folder, *, json: bool = False) -> int:
         _say(orjson.dumps(plain(found), option=orjson.OPT_INDENT_2).decode())
         return 1 if found.damaged else 0
     for one in found.damaged:
-        _complain(f"{folder / one.file} is damaged: {one.problem}; {one.remedy}")
+        _complain(f"{below(folder, one.file)} is damaged: {one.problem}; {one.remedy}")
     for sentence in found.unfinished:
         _say(f"unfinished: {sentence}")
     for name in found.strangers:
@@ -230,7 +232,7 @@ def verify(folder: Folder, *, json: bool = False) -> int:
 @app.command
 def validate(
     *inputs: Inputs,
-    output: Output = Path("longattn-run"),
+    output: Output = "longattn-run",
     recipe: Everything = Recipe(),
     rule: Annotated[Validating, Parameter(name="*", group="Validate")] = Validating(),
     device: str = "auto",
@@ -253,15 +255,15 @@ def validate(
     with _progress() as progress:
         found = trials.validate(_with_inputs(recipe, inputs), output, rule, device, threads, progress)
     _say_validation(found)
-    _say(f"all figures       {output / 'validity' / 'validation.json'}")
-    _say(f"page              {output / 'validity' / 'validation.html'}")
+    _say(f"all figures       {below(output, 'validity/validation.json')}")
+    _say(f"page              {below(output, 'validity/validation.html')}")
     return 0
 
 
 @app.command
 def calibrate(
     *inputs: Inputs,
-    output: Output = Path("longattn-run"),
+    output: Output = "longattn-run",
     preset: Path = Path("preset.json"),
     recipe: Everything = Recipe(),
     rule: Annotated[Calibrating, Parameter(name="*", group="Calibrate")] = Calibrating(),
@@ -296,8 +298,8 @@ def compare(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     from longattn import trials
 
     _say_comparison(trials.compare(recipe, folder))
-    _say(f"all figures       {folder / 'validity' / 'comparison.json'}")
-    _say(f"page              {folder / 'validity' / 'comparison.html'}")
+    _say(f"all figures       {below(folder, 'validity/comparison.json')}")
+    _say(f"page              {below(folder, 'validity/comparison.html')}")
     return 0
 
 
@@ -425,7 +427,7 @@ class _Base:
             folder = given.get("--output", "longattn-run")
         if folder is not None and verb in ("select", "refine", "export", "report", "compare", "validate", "calibrate"):
             source = f"{folder}/manifest.json"
-            recipe = _recorded_recipe(Path(folder))
+            recipe = _recorded_recipe(folder)
         if any(a.name.startswith("--window.") for a in arguments):
             values = _given({**recipe, **recipe["settings"]})
             values.pop("settings", None)
@@ -441,11 +443,11 @@ def _without_replaced(keep: dict[str, Any], given: set[str]) -> dict[str, Any]:
     return keep
 
 
-def _recorded_recipe(folder: Path) -> dict[str, Any]:
+def _recorded_recipe(folder: str) -> dict[str, Any]:
     """The recipe that the run was last called with."""
     from longattn.tables import RunFolder
 
-    recipe = RunFolder(folder).manifest().get("recipe")
+    recipe = RunFolder.at(folder).manifest().get("recipe")
     if recipe is None:
         raise FileNotFoundError(f"{folder} is no measured run: it has no manifest.json; run `longattn measure` first")
     return recipe
@@ -479,7 +481,7 @@ def _with_inputs(recipe: Recipe, inputs: tuple[str, ...]) -> Recipe:
     return replace(recipe, corpus=replace(recipe.corpus, inputs=tuple(inputs)))
 
 
-def _estimate(recipe: Recipe, output: Path, compute: Compute) -> int:
+def _estimate(recipe: Recipe, output: str, compute: Compute) -> int:
     from longattn import verbs
 
     guess = verbs.estimate(recipe, output, compute)
@@ -489,20 +491,20 @@ def _estimate(recipe: Recipe, output: Path, compute: Compute) -> int:
     return 0
 
 
-def _say_ledger(ledger: Mapping[str, int], output: Path) -> None:
+def _say_ledger(ledger: Mapping[str, int], output: str) -> None:
     rejected = {key.removeprefix("rejected."): n for key, n in ledger.items() if key.startswith("rejected.")}
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items()))
     _say(
         f"{ledger['documents']} documents = {ledger['windowed']} cut into {ledger['windows']} windows"
         f" + {ledger['too_short']} too short for a window + {sum(rejected.values())} rejected"
-        + (f" ({reasons}: see {output / 'rejects.jsonl'})" if rejected else "")
+        + (f" ({reasons}: see {below(output, 'rejects.jsonl')})" if rejected else "")
     )
     broken = sum(n for key, n in ledger.items() if key.startswith("non_finite."))
     if broken:
         _complain(f"{broken} measurements are not finite numbers; their windows are never selected")
 
 
-def _say_selection(selection: "Selection", folder: Path) -> None:
+def _say_selection(selection: "Selection", folder: str) -> None:
     for source, part in selection.sources.items():
         _say(f"  {source}: kept {part.kept} of {part.windows} windows, {part.kept_tokens:,} of {part.tokens:,} tokens")
     for note in selection.notes:

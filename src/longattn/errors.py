@@ -35,5 +35,9 @@ class DamageError(RunError):
         return f"{self.path} is damaged: {self.problem}; delete it and give the command that made it again"
 
 
+class StoreError(LongAttnError):
+    """An object store cannot be used: wrong credentials, no such bucket, no answer after several attempts."""
+
+
 class PresetError(LongAttnError):
     """The preset cannot be used: not there, damaged, or of another kind."""

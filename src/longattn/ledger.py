@@ -35,6 +35,7 @@ class Books:
     @cached_property
     def receipts(self) -> dict[str, Receipt]:
         """Those of the documents table, by unit, in plan order."""
+        self.documents.bring((unit.id for unit in self.units), rows=False)
         return {unit.id: receipt for unit in self.units if (receipt := self.documents.receipt(unit.id))}
 
     @cached_property
@@ -58,7 +59,9 @@ def balance(books: Books) -> Counter[str]:
     became = total["windowed"] + total["too_short"] + sum(_rejected(total).values())
     if became != total["documents"]:
         raise LedgerError(f"{total['documents']} documents were read but {became} are accounted for: {dict(total)}")
+    books.windows.bring((unit.id for unit in books.units), rows=False)
     for name, table in books.scorers.items():
+        table.bring((unit.id for unit in books.units), rows=False)
         for unit in books.units:
             if (receipt := table.receipt(unit.id)) is None:
                 continue

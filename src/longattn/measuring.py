@@ -125,7 +125,7 @@ class Job:
     def is_done(self, unit: str) -> bool:
         """Whether every table of the unit is there; a damaged one is not, and the log says why."""
         try:
-            return all(table.receipt(unit) is not None for table in self._tables)
+            return all(table.has(unit) for table in self._tables)
         except DamageError as error:
             log.warning("%s is damaged: %s; unit %s is measured again", error.path, error.problem, unit)
             return False

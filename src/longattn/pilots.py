@@ -10,6 +10,7 @@ from longattn.errors import LongAttnError
 from longattn.measuring import Job, cut_unit
 from longattn.records import Window, WorkUnit
 from longattn.scorers import PilotScorer, Scorer
+from longattn.stores import refresh
 from longattn.tables import durable
 from longattn.tokens import Tokenizer
 
@@ -28,17 +29,21 @@ def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer
     facts = {**job.cut_settings, **scorer.measurement(), "model": model}
     path = job.run.root / "pilots" / f"{scorer.name}-{settings.fingerprint(facts)}.safetensors"
     name = str(path.relative_to(job.run.root))
-    if name in job.run.manifest().get("files", {}) and path.exists():
-        job.run.listed(name, "give the same command again")
-    else:
-        ask = scorer.pilot_ask()
-        windows = _sample(job, units, scorer.pilot_windows())
-        if not windows:
-            raise LongAttnError(f"{scorer.name} needs a sample of windows, and the input has none")
-        loaded = job.load_model(device, [ask])
-        tables = scorer.fit(windows, [look([ask], loaded, window)[0] for window in windows])
-        with job.run.replacing(name), durable(path) as file:
-            file.write(save(tables))
+    # on another machine the last bits may differ, and every shard needs the same tables
+    with job.run.lock("pilots", wait=True):
+        refresh(job.run.root / "manifest.json")
+        refresh(path)
+        if name in job.run.manifest().get("files", {}) and path.exists():
+            job.run.listed(name, "give the same command again")
+        else:
+            ask = scorer.pilot_ask()
+            windows = _sample(job, units, scorer.pilot_windows())
+            if not windows:
+                raise LongAttnError(f"{scorer.name} needs a sample of windows, and the input has none")
+            loaded = job.load_model(device, [ask])
+            tables = scorer.fit(windows, [look([ask], loaded, window)[0] for window in windows])
+            with job.run.replacing(name), durable(path) as file:
+                file.write(save(tables))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return scorer.with_pilot(str(path), digest)
 

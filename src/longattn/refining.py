@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -153,7 +152,7 @@ def refine(
     while True:
         rows = _read(table, [unit.id for unit in units], choose(table), scorer, rule)
         if stale is not None:
-            shutil.rmtree(stale.folder)
+            stale.discard()
         standings = list(rows.standings())
         found = [doubt(standing) for _, standing in standings]
         allowed = (1 - goal.target) / max(1, len(standings))
@@ -298,6 +297,7 @@ def _draw(job: Job, scorer: LongAttn, units: Sequence[WorkUnit], table: Table, i
     """The table with the next draw of each of these windows: one file for each unit that holds some."""
     draws = job.run.table("longattn_draws", {**table.settings, "windows": fingerprint(sorted(ids))})
     tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
+    table.bring(unit.id for unit in units)
     for unit in units:
         if draws.receipt(unit.id) is not None or table.receipt(unit.id) is None:
             continue
@@ -318,6 +318,8 @@ def _draw(job: Job, scorer: LongAttn, units: Sequence[WorkUnit], table: Table, i
 def _merge(base: Table, table: Table, draws: Table, units: Sequence[str]) -> Table:
     """The table with the rows of ``draws`` in the place of its own."""
     better = base.run.table(base.name, {**base.settings, "refined": draws.hash})
+    table.bring(units)
+    draws.bring(units)
     for unit in units:
         if better.receipt(unit) is not None or (receipt := table.receipt(unit)) is None:
             continue

@@ -4,6 +4,7 @@
 ``unit-<unit id>.json``, states rows, bytes and SHA-256; a unit's table exists when its receipt does, and a file that
 does not fit its receipt is damaged. Nothing is ever written in place: temporary name, write, fsync, rename, fsync of
 the folder. Parquet and JSON carry a seal (:mod:`longattn.seals`), and the manifest lists the hashes of all results.
+A run in an object store has a working copy here; there each file is one PUT before the rename.
 """
 
 import contextlib
@@ -25,6 +26,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from longattn import stores
+from longattn.addresses import below, is_uri
 from longattn.errors import DamageError, RunError
 from longattn.records import Slice, WorkUnit
 from longattn.seals import SealError, Written, check_parquet, parquet_writer, seal_json, unseal_json
@@ -39,7 +42,7 @@ SPILL_PREFIX = ".select-"
 
 @contextlib.contextmanager
 def durable(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under ``path`` whole and on disk, or not at all.
+    """A binary file that appears under ``path``, and in its store if it has one, whole and on disk or not at all.
 
     A write, sync or close that fails gives the temporary file up: what the system then holds of it is unknown, and a
     second sync of the same file could report success for bytes that are lost.
@@ -51,6 +54,7 @@ def durable(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        stores.publish(temporary, path)
         temporary.rename(path)
     except BaseException:
         # what went wrong is what counts, not that the leftover could not be removed: the next start does that
@@ -235,6 +239,7 @@ class Table:
         :meth:`check`.
         """
         path = self.receipt_file(unit)
+        self.run.fetch(path)
         try:
             receipt = Receipt(**read_sealed(path))
         except FileNotFoundError:
@@ -247,10 +252,46 @@ class Table:
         self._check_footer(receipt)
         return receipt
 
+    def has(self, unit: str) -> bool:
+        """As :meth:`receipt`, but of a unit that only a store holds nothing is read."""
+        return (self._listed(unit) and not self.receipt_file(unit).exists()) or self.receipt(unit) is not None
+
+    def _listed(self, unit: str) -> bool:
+        """Whether the run is in a store that held the unit's receipt and file when it was listed."""
+        return all(self.run.entry(path) is not None for path in (self.receipt_file(unit), self.file(unit)))
+
+    def bring(self, units: Iterable[str], *, rows: bool = True) -> None:
+        """Have what a store holds of these units, or only their receipts, on this machine, many at a time.
+
+        Each file is checked as it comes. Raises :class:`RunError` for one that is damaged in the store.
+        """
+        wanted = [unit for unit in units if self._listed(unit)]
+        self.run.fetch(*map(self.receipt_file, wanted))
+        if rows:
+            missing = [unit for unit in wanted if not self.file(unit).exists()]
+            self.run.fetch(*map(self.file, missing))
+            for unit in missing:
+                self._check_fetched(unit)
+
+    def _check_fetched(self, unit: str) -> None:
+        try:
+            self.check(unit)
+        except DamageError as error:
+            name = error.path.relative_to(self.run.root).as_posix()
+            for path in (self.receipt_file(unit), self.file(unit)):
+                path.unlink(missing_ok=True)
+            where = below(self.run.place, name)
+            raise RunError(f"{where} is damaged: {error.problem}; delete it there and measure again") from error
+
+    def discard(self) -> None:
+        """Delete the whole table."""
+        stores.delete_folder(self.folder)
+        shutil.rmtree(self.folder)
+
     def holds(self, unit: str) -> bool:
         """Whether the unit is in the table, undamaged as far as :meth:`receipt` can tell."""
         try:
-            return self.receipt(unit) is not None
+            return self.has(unit)
         except DamageError:
             return False
 
@@ -263,7 +304,12 @@ class Table:
                 file.seek(-receipt.footer_bytes, os.SEEK_END)
                 footer = file.read()
         except FileNotFoundError as error:
-            raise DamageError(path, "it is gone, and its receipt is there") from error
+            if (listed := self.run.entry(path)) is None:
+                raise DamageError(path, "it is gone, and its receipt is there") from error
+            if listed.size != receipt.num_bytes:
+                raise DamageError(path, f"it has {listed.size} bytes, not {receipt.num_bytes}") from error
+            # its content is looked at when it is fetched
+            return
         if hashlib.sha256(footer).hexdigest() != receipt.footer_sha256:
             raise DamageError(path, "its footer is not the one that was written")
 
@@ -279,6 +325,7 @@ class Table:
         self.describe()
         if self.receipt_file(unit).exists():
             # of a damaged file; it must not vouch for the next one before that is whole
+            stores.delete(self.receipt_file(unit))
             self.receipt_file(unit).unlink()
             sync_folder(self.folder)
         facts = {"unit": unit, "table": self.name, "settings": self.hash, "rows": str(rows.num_rows)}
@@ -300,11 +347,14 @@ class Table:
         Raises :class:`DamageError` for bytes that are not those that were written, and :class:`RunError` for a unit
         that is not in the table.
         """
+        units = list(units)
+        self.bring(units)
         for unit in units:
             yield read_parquet(self._checked(unit), columns)
 
     def schema(self, unit: str) -> pa.Schema:
         """Columns and types, as this unit's file has them; raises what :meth:`read` raises."""
+        self.bring([unit])
         return pq.read_schema(self._checked(unit))
 
     def _checked(self, unit: str) -> Path:
@@ -333,6 +383,46 @@ class RunFolder:
     """A run on disk: plan, tables, selection, export, report and the manifest that ties them together."""
 
     root: Path
+    listing: Mapping[str, stores.Entry] = field(default_factory=dict, compare=False, repr=False)
+    """Of a run in a store, what that held when it was listed, by name below the root; empty for others."""
+
+    @classmethod
+    def at(cls, place: str | Path) -> "RunFolder":
+        """The run of a local folder, or of the address of one in a store: its working copy, brought up to date.
+
+        Raises :class:`StoreError` for a store that cannot be used.
+        """
+        place = str(place).removeprefix("file://")
+        if is_uri(place):
+            return cls(*stores.check_out(place))
+        if re.match(r"[a-z][a-z0-9+.-]+:/(?!/)", place):
+            raise ValueError(f"a Path loses a slash of an address, as in {place!r}; give it as a text")
+        return cls(Path(place))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # another process, on another machine perhaps, has its own working copy; the listing may be long, and who only
+        # commits needs none
+        found = stores.home(self.root / "plan.parquet")
+        return (_elsewhere, (found.store.uri, found.name)) if found else (RunFolder, (self.root,))
+
+    @property
+    def place(self) -> str:
+        """The folder's path, or the address that it is the working copy of."""
+        found = stores.home(self.root / "plan.parquet")
+        return found.store.uri if found else str(self.root)
+
+    def below(self, folder: str) -> "RunFolder":
+        """A run within this one."""
+        inner = {n.removeprefix(f"{folder}/"): e for n, e in self.listing.items() if n.startswith(f"{folder}/")}
+        return RunFolder(self.root / folder, inner)
+
+    def entry(self, path: Path) -> stores.Entry | None:
+        """What the listing of a store says of a path below the run; None for a local run."""
+        return self.listing.get(path.relative_to(self.root).as_posix()) if self.listing else None
+
+    def fetch(self, *paths: Path) -> None:
+        """Have files on this machine that the store held when it was listed; nothing for a local run."""
+        stores.fetch(path for path in paths if self.entry(path) is not None)
 
     def table(self, name: str, settings: Mapping[str, Any]) -> Table:
         """The table of this name made with exactly these settings, whether or not any unit of it exists yet."""
@@ -371,6 +461,7 @@ class RunFolder:
 
     def _change_manifest(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         with self.lock("manifest", wait=True):
+            stores.refresh(self.root / "manifest.json")
             write_sealed(self.root / "manifest.json", change(self.manifest()))
 
     @contextlib.contextmanager
@@ -403,6 +494,7 @@ class RunFolder:
         Raises :class:`RunError` with the remedy if it was never finished, :class:`DamageError` if it is another one.
         """
         manifest, path = self.manifest(), self.root / name
+        self.fetch(path)
         entry = manifest.get("files", {}).get(name)
         if entry is None or not path.exists():
             raise RunError(f"{path} is not there, or whoever wrote it was stopped; {remedy}")
@@ -433,11 +525,19 @@ class RunFolder:
             except OSError as error:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
-                raise RunError(f"{self.root} is in use by {owner}; wait for it or choose another folder") from error
+                raise RunError(f"{self.place} is in use by {owner}; wait for it or choose another folder") from error
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            owner = f"process {os.getpid()} on {socket.gethostname()}"
+            file.write(owner)
             file.flush()
-            yield
+            # processes of this machine are kept apart above, others here
+            with stores.claim(self.root / "locks" / (name or "run").replace("/", "-of-"), owner, wait=wait):
+                yield
+
+
+def _elsewhere(uri: str, plan: str) -> RunFolder:
+    """The run of another process, or the part of one, whose ``plan.parquet`` has this name in a store."""
+    return RunFolder((stores.working_copy(uri) / plan).parent)
 
 
 def write_chunks(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:

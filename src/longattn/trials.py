@@ -87,7 +87,7 @@ def _texts(corpus_settings: settings.Corpus) -> Iterator[str]:
 
 def validate(
     recipe: Recipe,
-    output: Path,
+    output: str | Path,
     rule: settings.Validating | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -116,7 +116,7 @@ def validate(
 
 
 def _validity_job(
-    recipe: Recipe, output: Path, scorers: tuple[Scorer, ...], device: str, threads: int | None
+    recipe: Recipe, output: str | Path, scorers: tuple[Scorer, ...], device: str, threads: int | None
 ) -> tuple[Job, list[WorkUnit], str]:
     """A job whose tables are below ``output/validity``, its input as units, and the device to work on."""
     job = replace(prepare(recipe, output), scorers=scorers)
@@ -128,12 +128,12 @@ def _validity_job(
         torch.set_num_threads(threads)
     # a pilot of the run itself serves as well
     job = with_pilots(job, units, place)
-    return replace(job, run=RunFolder(output / "validity")), units, place
+    return replace(job, run=job.run.below("validity")), units, place
 
 
 def calibrate(
     recipe: Recipe,
-    output: Path,
+    output: str | Path,
     preset: Path,
     rule: settings.Calibrating | None = None,
     device: str = "auto",
@@ -153,7 +153,7 @@ def calibrate(
     return found
 
 
-def compare(recipe: Recipe, output: Path, *, texts: bool = True) -> "Comparison":
+def compare(recipe: Recipe, output: str | Path, *, texts: bool = True) -> "Comparison":
     """Compare the scorers that a run has measured, on all of its windows; no model is loaded.
 
     Writes ``comparison.json`` and ``comparison.html`` below ``output/validity``; with ``texts`` False no text of the
@@ -162,7 +162,7 @@ def compare(recipe: Recipe, output: Path, *, texts: bool = True) -> "Comparison"
     from longattn import validity
     from longattn.export import read_texts
 
-    run = RunFolder(output)
+    run = RunFolder.at(output)
     tables = run.manifest().get("tables", {})
     windows = run_table(run, tables, "windows")
     scorers = {name: recipe.scorer(name) for name in tables if name not in ("documents", "windows", "minhash")}
@@ -172,13 +172,14 @@ def compare(recipe: Recipe, output: Path, *, texts: bool = True) -> "Comparison"
     if not units:
         raise RunError(f"{output} has no work unit that every scorer has measured")
     scores = {name: (table, scorers[name].score()) for name, table in measured.items()}
-    known = json.loads(path.read_bytes()) if (path := output / "validity" / "timings.json").exists() else {}
+    run.fetch(run.root / "validity" / "timings.json")
+    known = json.loads(path.read_bytes()) if (path := run.root / "validity" / "timings.json").exists() else {}
     costs = {name: known[table.hash]["seconds"] for name, table in measured.items() if table.hash in known}
 
     def read(ids: Sequence[str]) -> Mapping[str, str]:
         return read_texts(run.plan(), windows, ids, recipe.corpus)
 
     found = validity.compare_tables(windows, units, scores, texts=read if texts else None, costs=costs)
-    write_json(output / "validity" / "comparison.json", found)
-    validity.write_comparison(output / "validity" / "comparison.html", found)
+    write_json(run.root / "validity" / "comparison.json", found)
+    validity.write_comparison(run.root / "validity" / "comparison.html", found)
     return found

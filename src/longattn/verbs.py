@@ -8,11 +8,13 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from longattn import corpus, engines, measuring, settings
+from longattn.addresses import below, is_uri
 from longattn.asking import load_model_for, resolve_others
 from longattn.errors import DamageError, RunError
 from longattn.expressions import Constant, evaluate
@@ -37,19 +39,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def plan(recipe: Recipe, output: Path) -> list[WorkUnit]:
+def plan(recipe: Recipe, output: str | Path) -> list[WorkUnit]:
     """List the input as work units and write ``plan.parquet``.
 
     Units that an earlier plan of this folder made of files that are still the same are kept, so that files added later
     are measured without doing the rest again. Raises :class:`CorpusError` for an input that matches nothing.
     """
-    run = RunFolder(output)
+    run = RunFolder.at(output)
     units = corpus.list_units(recipe.corpus, run.plan())
     run.write_plan(units)
     return units
 
 
-def prepare(recipe: Recipe, output: Path) -> Job:
+def prepare(recipe: Recipe, output: str | Path) -> Job:
     """Look up the model and its tokenizer, and say what to measure; loads no weights.
 
     Raises ``ValueError`` for a scorer that does not measure what the corpus holds, windows or samples.
@@ -68,12 +70,12 @@ def prepare(recipe: Recipe, output: Path) -> Job:
             log.warning("the preset %s was found on model %s, this is model %s", preset, found_on, checkpoint.hash)
     scorers = recipe.chosen_scorers()
     others = resolve_others([ask for scorer in scorers if (ask := scorer.ask())], checkpoint)
-    return Job(RunFolder(output), recipe.corpus, recipe.window, recipe.model, checkpoint, scorers, others)
+    return Job(RunFolder.at(output), recipe.corpus, recipe.window, recipe.model, checkpoint, scorers, others)
 
 
 def cut(
     recipe: Recipe,
-    output: Path,
+    output: str | Path,
     compute: settings.Compute | None = None,
     progress: engines.Progress | None = None,
 ) -> Counter[str]:
@@ -83,7 +85,7 @@ def cut(
 
 def measure(
     recipe: Recipe,
-    output: Path,
+    output: str | Path,
     compute: settings.Compute | None = None,
     progress: engines.Progress | None = None,
 ) -> Counter[str]:
@@ -161,15 +163,15 @@ def _write_timings(job: Job, began: float, counts: Counter[str], compute: settin
     write_sealed(path, {"attempts": [*attempts, facts]})
 
 
-def estimate(recipe: Recipe, output: Path, compute: settings.Compute | None = None) -> measuring.Estimate:
+def estimate(recipe: Recipe, output: str | Path, compute: settings.Compute | None = None) -> measuring.Estimate:
     """Windows, bytes and time that measuring would take, from a sample of the input; writes nothing."""
     job = prepare(recipe, output)
-    units = corpus.list_units(recipe.corpus, RunFolder(output).plan())
+    units = corpus.list_units(recipe.corpus, RunFolder.at(output).plan())
     device = engines.devices(compute or settings.Compute(), needed=bool(job.asks))[0]
     return measuring.estimate(job, units, device)
 
 
-def select(recipe: Recipe, output: Path) -> "Selection":
+def select(recipe: Recipe, output: str | Path) -> "Selection":
     """Choose among the measured windows and write ``selection.parquet``; no model is loaded.
 
     Uses the tables that are there: raises :class:`RunError` when a scorer was not measured, or was measured with other
@@ -177,7 +179,7 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     """
     from longattn.selection import Formula, select
 
-    run = RunFolder(output)
+    run = RunFolder.at(output)
     tables = run.manifest().get("tables", {})
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
     windows = run_table(run, tables, "windows")
@@ -187,6 +189,8 @@ def select(recipe: Recipe, output: Path) -> "Selection":
             raise RunError(f"{name} was measured on other windows than the last ones cut; measure it again")
     planned = [unit.id for unit in run.plan()]
     run.sweep()
+    for table in (windows, *weighted.values()):
+        table.bring(planned, rows=False)
     done = [unit for unit in planned if all(table.receipt(unit) for table in (windows, *weighted.values()))]
     formulas = {
         name: Formula(table, scorer.score(), scorer.readings(), scorer.variance_of_score())
@@ -200,8 +204,12 @@ def select(recipe: Recipe, output: Path) -> "Selection":
         if same_windows(table, windows) and all(table.receipt(unit) for unit in done):
             formulas[name] = Formula(table, Constant(0.0))
     formulas |= {Path(file).stem: Formula(Path(file), Constant(0.0)) for file in recipe.keep.tables}
+    for table in (windows, *(of.table for of in formulas.values() if isinstance(of.table, Table))):
+        table.bring(done)
     with run.replacing("selection.parquet") as sections:
-        selection = select(done, windows, dict(sorted(formulas.items())), recipe.keep, output / "selection.parquet")
+        path = run.root / "selection.parquet"
+        selection = select(done, windows, dict(sorted(formulas.items())), recipe.keep, path)
+        selection = replace(selection, path=below(run.place, path.name))
         if len(done) < len(planned):
             missing = f"{len(planned) - len(done)} of {len(planned)} work units are not measured yet and took no part"
             selection = replace(selection, notes=(*selection.notes, missing))
@@ -212,7 +220,9 @@ def select(recipe: Recipe, output: Path) -> "Selection":
     return selection
 
 
-def refine(recipe: Recipe, output: Path, compute: settings.Compute | None = None) -> "tuple[Refinement, Selection]":
+def refine(
+    recipe: Recipe, output: str | Path, compute: settings.Compute | None = None
+) -> "tuple[Refinement, Selection]":
     """Draw more rows of windows near the cut, and select again, until the kept set is, with the confidence asked for,
     the one that all rows would give.
 
@@ -238,7 +248,7 @@ def refine(recipe: Recipe, output: Path, compute: settings.Compute | None = None
             facts = {"folder": table.folder.name, "settings": table.settings}
             job.run.update_manifest(tables={**job.run.manifest()["tables"], "longattn": facts})
             selections.append(select(recipe, output))
-            return read_parquet(output / "selection.parquet")
+            return read_parquet(job.run.root / "selection.parquet")
 
         begin = job.table(scorer)
         result, _ = refining.refine(job, scorer, units, begin, device, recipe.keep, recipe.refine, choose)
@@ -249,7 +259,7 @@ def refine(recipe: Recipe, output: Path, compute: settings.Compute | None = None
 def run_table(run: RunFolder, tables: dict[str, Any], name: str) -> Table:
     """A table that the run's manifest lists. Raises :class:`RunError` for one that it does not."""
     if name not in tables:
-        raise RunError(f"{run.root} has no table {name!r}; measure it first (it has: {', '.join(tables) or 'none'})")
+        raise RunError(f"{run.place} has no table {name!r}; measure it first (it has: {', '.join(tables) or 'none'})")
     return run.table(name, tables[name]["settings"])
 
 
@@ -272,12 +282,12 @@ def measured_table(run: RunFolder, tables: dict[str, Any], name: str, wanted: di
     return table
 
 
-def export_selection(recipe: Recipe, output: Path) -> "ExportSummary":
+def export_selection(recipe: Recipe, output: str | Path) -> "ExportSummary":
     """Write the selected windows as ``export/``, re-reading only the units that hold some."""
     from longattn.export import export, has_tokens, push
     from longattn.tokens import Tokenizer
 
-    run = RunFolder(output)
+    run = RunFolder.at(output)
     windows = run_table(run, run.manifest().get("tables", {}), "windows")
     rule = recipe.write
     tokenizer = retokenizer = end_token = None
@@ -287,12 +297,12 @@ def export_selection(recipe: Recipe, output: Path) -> "ExportSummary":
     elif has_tokens(rule):
         file, end_token = _tokenizer_and_end(recipe.model.name)
         tokenizer = Tokenizer.load(file)
-    folder = output / "export"
+    folder = run.root / "export"
+    units = run.plan()
+    windows.bring(unit.id for unit in units)
     chosen = run.listed("selection.parquet", "select again")
     with run.replacing("export/README.md", "export/export.json", of="selection.parquet") as sections:
-        summary = export(
-            run, run.plan(), windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer, end_token
-        )
+        summary = export(run, units, windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer, end_token)
         sections.update(recipe=recipe)
     if rule.push_to is not None:
         push(folder, rule.push_to, private=rule.push_private)
@@ -310,18 +320,19 @@ def _tokenizer_and_end(name: str) -> tuple[Path, int | None]:
     return checkpoint.tokenizer_file, checkpoint.end_token
 
 
-def write_report(recipe: Recipe, output: Path, *, texts: bool = True) -> Path:
+def write_report(recipe: Recipe, output: str | Path, *, texts: bool = True) -> Path:
     """Write ``report.html`` of a selected run; with ``texts`` False no text of the corpus is shown in it."""
     from longattn import report
     from longattn.export import read_texts
 
-    run = RunFolder(output)
+    run = RunFolder.at(output)
     windows = run_table(run, run.manifest().get("tables", {}), "windows")
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
     null = {key: value for name in names for key, value in recipe.scorer(name).null(int(recipe.model.bos)).items()}
     command = ["longattn", "run", *recipe.corpus.inputs, "--output", str(output), *as_flags(recipe)]
 
     def read(ids: Sequence[str]) -> Mapping[str, str]:
+        windows.bring(unit.id for unit in run.plan())
         return read_texts(run.plan(), windows, ids, recipe.corpus)
 
     run.listed("selection.parquet", "select again")
@@ -342,7 +353,7 @@ class RunResult(NamedTuple):
 
 def run(
     recipe: Recipe,
-    output: Path,
+    output: str | Path,
     compute: settings.Compute | None = None,
     progress: engines.Progress | None = None,
 ) -> RunResult:
@@ -368,32 +379,35 @@ class Status:
     selected: bool
 
 
-def status(output: Path) -> Status:
+def status(output: str | Path) -> Status:
     """Look at a run folder without disturbing whoever works in it. Raises ``FileNotFoundError`` if it is none."""
-    run = RunFolder(output)
-    if not (output / "plan.parquet").exists():
+    run = RunFolder.at(output)
+    if not (run.root / "plan.parquet").exists():
         raise FileNotFoundError(f"{output} is no run folder: it has no plan.parquet")
     units = run.plan()
     tables = {}
-    for folder in sorted((output / "tables").glob("*-*")):
+    run.fetch(*(run.root / name for name in run.listing if PurePath(name).match("tables/*/settings.json")))
+    for folder in sorted((run.root / "tables").glob("*-*")):
         settings_file = folder / "settings.json"
         if settings_file.exists():
             table = run.table(folder.name.rsplit("-", 1)[0], read_sealed(settings_file))
             tables[folder.name] = sum(table.holds(unit.id) for unit in units)
-    running = [json.loads(path.read_bytes()) for path in sorted(output.glob("progress*.json"))]
-    return Status(
-        len(units), tables, run.manifest().get("ledger", {}), running, (output / "selection.parquet").exists()
-    )
+    running = [json.loads(path.read_bytes()) for path in sorted(run.root.glob("progress*.json"))]
+    selected = run.entry(run.root / "selection.parquet") is not None or (run.root / "selection.parquet").exists()
+    return Status(len(units), tables, run.manifest().get("ledger", {}), running, selected)
 
 
-def verify(output: Path) -> "Verification":
+def verify(output: str | Path) -> "Verification":
     """Recompute hashes, ledger and manifest of a run, finished or stopped; changes nothing.
 
-    Raises ``FileNotFoundError`` if it is none.
+    All files of a run in a store are fetched for it, into a temporary folder. Raises ``FileNotFoundError`` if it is no
+    run.
     """
+    from longattn.stores import downloaded
     from longattn.verifying import verify
 
-    return verify(output)
+    with downloaded(str(output)) if is_uri(str(output)) else nullcontext(Path(output)) as root:
+        return verify(root)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from longattn.models.cache import cache_folder, cached_folder, file_digest
+from longattn.models.cache import cached_folder, file_digest
+from longattn.stores import cache_folder
 
 
 @pytest.mark.parametrize(

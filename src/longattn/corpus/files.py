@@ -1,24 +1,21 @@
 """Where a file is, what format it has and how its bytes are opened, local or remote."""
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Literal
 
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSystem, FileType, LocalFileSystem
 
-from longattn.errors import CorpusError
+from longattn import stores
+from longattn.addresses import is_uri, without_options
+from longattn.errors import StoreError
 from longattn.records import Slice
 
 Format = Literal["jsonl", "parquet", "text"]
 
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-
-# Options are told from a file name's own question mark, or a glob's, by the ``name=`` that follows.
-_URI = re.compile(r"(?P<root>[A-Za-z][A-Za-z0-9+.-]+://[^/?]*)(?P<path>.*?)(?P<options>\?[A-Za-z_]+=.*)?", re.DOTALL)
 
 FETCH_BYTES = 4 * 2**20
 """Bytes asked of a file system at a time; object stores answer each request with a delay."""
@@ -49,57 +46,23 @@ def kind_of(file: str, text_suffixes: tuple[str, ...]) -> Kind | None:
     return None
 
 
-def is_uri(file: str) -> bool:
-    """Whether this is the address of a remote file rather than a local path."""
-    return _URI.fullmatch(file) is not None
-
-
-def without_options(file: str) -> str:
-    """The file without the ``?region=...`` that a URI may end with."""
-    match = _URI.fullmatch(file)
-    return match["root"] + match["path"] if match else file
-
-
 def relative_name(part: Slice) -> str:
     """The file's name below the input that it was found under, with ``/`` between folders."""
     return without_options(part.file).removeprefix(part.root).lstrip("/")
 
 
 def resolve(file: str) -> tuple[FileSystem, str]:
-    """The file system that holds a path or URI, and the path within it.
+    """The file system that holds a path or URI, and the path within it."""
+    return stores.resolve(file) if is_uri(file) else (LocalFileSystem(), file)
 
-    Names in a URI are taken as they are, without percent-encoding: ``s3://bucket/a b.jsonl``.
+
+def pass_on(file: str, error: BaseException) -> None:
+    """Raise :class:`StoreError` for an error that tells of the store and nothing of the file.
+
+    A file that is damaged is rejected, and the run goes on; one that cannot be reached now may be read later.
     """
-    match = _URI.fullmatch(file)
-    if match is None:
-        return LocalFileSystem(), file
-    file_system, base = _file_system(match["root"], match["options"] or "")
-    return file_system, base + match["path"]
-
-
-def uri_like(uri: str, path: str) -> str:
-    """The URI of another path in the same file system, with the same options."""
-    match = _URI.fullmatch(uri)
-    assert match, uri
-    options = match["options"] or ""
-    _, base = _file_system(match["root"], options)
-    return match["root"] + "/" + path.removeprefix(base).lstrip("/") + options
-
-
-# A file system of an object store holds connections; a unit may have a thousand files in one bucket.
-@lru_cache(maxsize=16)
-def _file_system(root: str, options: str) -> tuple[FileSystem, str]:
-    if re.search(r"://[^@]*:[^@]*@", root):
-        address = root.rpartition("@")[2]
-        raise CorpusError(
-            f"the URI of {address} holds a password, which every table would then show; "
-            "give it in the environment instead"
-        )
-    try:
-        file_system, base = FileSystem.from_uri(f"{root}/{options}")
-    except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{root}: {error}") from error
-    return file_system, base.rstrip("/")
+    if is_uri(file) and stores.is_of_store(error):
+        raise StoreError(f"{without_options(file)} cannot be read: {stores.why(error)}") from error
 
 
 def facts(info: FileInfo) -> tuple[int, str]:

@@ -37,6 +37,7 @@ def json_records(rules: Interpreter, line_counts: dict[str, int]) -> Iterator[Re
             # map and filter, unlike a loop, keep no record alive while the caller works on its document
             yield from filter(None, map(partial(_json_record, part.file, max_bytes), lines))
     except OSError as error:
+        files.pass_on(part.file, error)
         position, line = (lines.position, lines.count + 1) if lines else (part.start, 1)
         yield reject(part.file, position, line, _stream_reason(error), str(error))
     line_counts[part.file] = lines.count if lines else 0
@@ -114,6 +115,7 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
                         yield _parquet_record(part, batch, index, row)
                         row += 1
     except (OSError, pa.ArrowException) as error:
+        files.pass_on(part.file, error)
         yield reject(part.file, row, None, "unreadable", str(error))
 
 
@@ -175,6 +177,7 @@ def text_document(rules: Interpreter) -> Document | Reject:
     try:
         data = _whole(rules)
     except OSError as error:
+        files.pass_on(rules.part.file, error)
         return bad(_stream_reason(error), str(error))
     if data is None:
         return bad("too_large", f"the file has more than {rules.corpus.max_doc_bytes} bytes")

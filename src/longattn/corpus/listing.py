@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from pyarrow.fs import FileInfo, FileSelector, FileType
 
 from longattn.corpus import files
-from longattn.errors import CorpusError
+from longattn.errors import CorpusError, StoreError
 from longattn.records import Slice
 from longattn.settings import Corpus
+from longattn.stores import uri_like, why
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def _walk(folder: str, skipped: Counter[str]) -> list[tuple[str, FileInfo]]:
             names = list(_walk_local(folder, skipped))
             return list(zip(names, file_system.get_file_info(names), strict=True))
         infos = file_system.get_file_info(FileSelector(path, recursive=True))
-        return [(files.uri_like(folder, info.path), info) for info in infos if info.type != FileType.Directory]
+        return [(uri_like(folder, info.path), info) for info in infos if info.type != FileType.Directory]
 
 
 @contextmanager
@@ -172,9 +173,11 @@ def _told_as_corpus_error(location: str) -> Iterator[None]:
         yield
     except CorpusError:
         raise
+    except StoreError as error:
+        raise CorpusError(str(error)) from error
     # remote file systems raise errors of the library beneath them, whichever it is
     except Exception as error:
-        raise CorpusError(f"{location or '.'}: cannot be listed: {error}") from error
+        raise CorpusError(f"{files.without_options(location) or '.'}: cannot be listed: {why(error)}") from error
 
 
 def _walk_local(folder: str, skipped: Counter[str]) -> Iterator[str]:

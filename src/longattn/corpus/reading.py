@@ -83,5 +83,6 @@ def _change(rules: Interpreter) -> Reject | None:
     try:
         files.check_unchanged(part)
     except OSError as error:
+        files.pass_on(part.file, error)
         return reject(part.file, part.start if rules.kind.format == "jsonl" else 0, None, "unreadable", str(error))
     return None

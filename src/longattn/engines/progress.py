@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from longattn.stores import publish
+
 
 @dataclass
 class State:
@@ -58,6 +60,10 @@ class Quiet(Progress):
         """Do nothing."""
 
 
+PUBLISHED = 30.0
+"""Seconds between two versions of a status file in an object store, where each is a request."""
+
+
 class StatusFile:
     """Keeps the state where another process can read it, at most every two seconds."""
 
@@ -65,6 +71,7 @@ class StatusFile:
         """``path`` is replaced as a whole each time; it is no record, so it is not synced to disk."""
         self.path = path
         self._last = 0.0
+        self._last_published = 0.0
 
     def update(self, state: State, *, finished: bool = False) -> None:
         """Write the state if the last one is old enough."""
@@ -77,3 +84,6 @@ class StatusFile:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps({**facts, "finished": finished}))
         temporary.replace(self.path)
+        if finished or now - self._last_published >= PUBLISHED:
+            self._last_published = now
+            publish(self.path, self.path)

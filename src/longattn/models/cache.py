@@ -15,17 +15,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from longattn.stores import cache_folder
 from longattn.tables import sync_folder, write_text
 
 _RACY_NS = 2_000_000_000
-
-
-def cache_folder() -> Path:
-    """Where derived files are kept; the folder may not exist yet."""
-    if folder := os.environ.get("LONGATTN_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "longattn"
 
 
 def cached_folder(name: str, build: Callable[[Path], None]) -> Path:

@@ -19,8 +19,9 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import linear
 
-from longattn.models.cache import cache_folder, cached_folder
+from longattn.models.cache import cached_folder
 from longattn.models.weights import write_safetensors
+from longattn.stores import cache_folder
 
 log = logging.getLogger(__name__)
 

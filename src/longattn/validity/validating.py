@@ -235,6 +235,7 @@ def _notes(materials: Sequence[Material], controls: Sequence[str]) -> list[str]:
 def _costs(job: Job, scorers: Mapping[str, Scorer], windows: Sequence[Window], device: str) -> dict[str, Cost]:
     """Seconds of one window for each scorer by itself, measured once and kept; the better of two runs."""
     path = job.run.root / "timings.json"
+    job.run.fetch(path)
     known: dict[str, dict[str, Any]] = json.loads(path.read_bytes()) if path.exists() else {}
     for scorer in scorers.values():
         key = job.table(scorer).hash
