@@ -218,7 +218,8 @@ def test_a_unit_is_two_requests_for_each_table_and_a_second_run_asks_for_no_tabl
     verbs.measure(recipe, run, INLINE)
     asked = [(method, path.rpartition("/")[2]) for method, path, _ in object_store.requests if "/tables/" in path]
     assert [method for method, name in asked if name.startswith("unit-")] == ["PUT"] * 8
-    assert len(object_store.requests) < 45
+    # the rest is the same however many units there are: listings, locks, manifest, timings
+    assert len(object_store.requests) < 60
     object_store.count()
     verbs.measure(recipe, run, INLINE)
     assert not [path for _, path, _ in object_store.requests if "/tables/" in path]
@@ -417,7 +418,7 @@ def test_a_second_machine_is_refused_and_a_dead_one_forgotten(object_store, anot
     monkeypatch.setattr(stores, "EXPIRES", -1.0)
     with second.lock():
         pass
-    assert set(object_store.objects("run/locks/")) == {"run/dead.txt"}
+    assert not object_store.objects("run/locks/")
 
 
 def test_a_claim_is_renewed_while_it_is_held(object_store, monkeypatch):
@@ -436,7 +437,8 @@ def test_of_two_machines_that_write_the_manifest_at_once_none_loses_a_section(ob
     runs.append(RunFolder.at(place))
     for number in range(6):
         runs[number % 2].update_manifest(**{f"section_{number}": number})
-    assert len(json.loads(object_store.objects("run/")["manifest.json"])) == 6
+    written = json.loads(object_store.objects("run/")["manifest.json"])
+    assert written.keys() - {"seal"} == {f"section_{number}" for number in range(6)}
 
 
 def test_a_process_elsewhere_has_a_working_copy_of_its_own(object_store, recipe, another_machine):

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
@@ -36,6 +36,8 @@ _OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
 
 ATTEMPTS = 6
 """Times that a request to S3 is made, after ever longer pauses (about 20 s in all), before its error is raised."""
+SILENCE = 30.0
+"""Seconds without a byte after which an attempt counts as failed."""
 AT_ONCE = 16
 """Objects that are fetched at the same time."""
 _BLOCK_BYTES = 4 * 2**20
@@ -108,11 +110,13 @@ def _file_system(root: str, options: str) -> tuple[FileSystem, str]:
 def _patient(file_system: S3FileSystem, options: str) -> S3FileSystem:
     """The same S3 with pauses that grow between attempts, and one request for a small object.
 
-    By itself pyarrow asks five times a second for six seconds, which a store that throttles answers with more of it.
+    By itself pyarrow asks five times a second for six seconds, which a store that throttles answers with more of it,
+    and takes a server that says nothing for three seconds for dead.
     """
     given = {key: value == "true" if value in ("true", "false") else value for key, value in parse_qsl(options[1:])}
     retry = AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-    return S3FileSystem(**{"region": file_system.region, **given, "allow_delayed_open": True, "retry_strategy": retry})
+    patience: dict[str, Any] = {"connect_timeout": 10.0, "request_timeout": SILENCE, "retry_strategy": retry}
+    return S3FileSystem(**{"region": file_system.region, **given, "allow_delayed_open": True, **patience})
 
 
 def why(error: BaseException) -> str:

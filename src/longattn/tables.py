@@ -338,6 +338,7 @@ class Table:
 
     def describe(self) -> None:
         """Write ``settings.json`` if it is not there."""
+        self.run.fetch(self.folder / "settings.json")
         if not (self.folder / "settings.json").exists():
             write_sealed(self.folder / "settings.json", self.settings)
 
