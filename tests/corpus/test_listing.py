@@ -227,12 +227,12 @@ def test_options_of_a_uri_stay_with_its_files(remote, monkeypatch):
     """They matter where a file is opened, and not where it is matched or its source is named."""
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    from longattn.corpus import files
+    from longattn import stores
 
     remote.pipe("/bucket/d/x/a.jsonl", b'{"text": "t"}\n' * 5)
     opened = []
     monkeypatch.setattr(
-        files,
+        stores,
         "_file_system",
         lambda *uri: opened.append(uri) or (PyFileSystem(FSSpecHandler(remote)), "/bucket"),
     )
