@@ -140,7 +140,11 @@ def test_verify_names_a_damaged_table(arguments, tmp_path, capsys):
     table.write_bytes(table.read_bytes()[:-1] + b"?")
     capsys.readouterr()
     assert cli.launch(["verify", str(tmp_path / "run")]) == 1
-    assert str(table) in capsys.readouterr().err
+    assert f"{table} is damaged: its footer is not the one that was written; delete it" in capsys.readouterr().err
+    assert cli.launch(["verify", str(tmp_path / "run"), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [tmp_path / "run" / one["file"] for one in said["damaged"]] == [table]
+    assert (said["unfinished"], said["strangers"]) == ([], [])
 
 
 def test_a_dry_run_estimates_and_writes_nothing(arguments, tmp_path, capsys):

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from longattn import verbs
-from longattn.errors import CorpusError, RunError
+from longattn.errors import CorpusError, DamageError, RunError
 from longattn.ledger import Books, LedgerError, balance
 from longattn.recipes import Recipe
 from longattn.scorers import ContextDependency
@@ -211,6 +212,43 @@ def test_damaged_tables_are_told_from_whole_ones(recipe, tmp_path):
     assert [out / one.file for one in verbs.verify(out).damaged] == [table]
     table.unlink()
     assert selected(recipe, out) == before
+
+
+def test_a_damaged_unit_is_no_missing_one_and_is_measured_again(recipe, tmp_path, caplog):
+    """A selection without its windows would look like a selection."""
+    out = tmp_path / "run"
+    before = selected(recipe, out)
+    receipt = sorted(out.glob("tables/longattn-*/unit-*.json"))[0]
+    receipt.write_bytes(receipt.read_bytes().replace(b'"rows": ', b'"rows":  '))
+    with pytest.raises(DamageError, match="its content does not fit its seal"):
+        verbs.select(recipe, out)
+    assert selected(recipe, out) == before
+    assert f"{receipt} is damaged: its content does not fit its seal; unit" in caplog.text
+
+
+def test_shards_that_end_together_leave_the_whole_ledger(recipe, tmp_path, monkeypatch):
+    """Who looked first must not be the last to write."""
+    recipe = replace(recipe, scorers=("length",))
+    expected = verbs.measure(recipe, tmp_path / "whole", INLINE)
+    out, looked, balance = tmp_path / "run", threading.Event(), verbs.balance
+    verbs.plan(recipe, out)
+
+    def slow(books):
+        first, found = not looked.is_set(), balance(books)
+        looked.set()
+        if first:
+            other.start()
+            other.join(timeout=2)
+        return found
+
+    def measure(shard):
+        verbs.measure(recipe, out, replace(INLINE, shard=shard))
+
+    other = threading.Thread(target=measure, args=["1/2"])
+    monkeypatch.setattr(verbs, "balance", slow)
+    measure("0/2")
+    other.join()
+    assert verbs.RunFolder(out).manifest()["ledger"] == expected
 
 
 def test_a_ledger_that_does_not_balance_is_an_error(recipe, tmp_path):
