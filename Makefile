@@ -5,17 +5,26 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test torture bench clean
+.PHONY: demo test browser torture bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/python examples/demo.py demo
 
 test: $(VENV)/.dev $(VENV)/.run
+	-$(if $(CI),$(MAKE) --no-print-directory browser)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pytest
+
+# a Chromium for the tests of pages, which are skipped without one; `make test` asks for it where CI is set
+CHROMIUMS := chromium chromium-browser google-chrome google-chrome-stable chromium-headless-shell
+browser: $(VENV)/.dev
+	for name in "$$LONGATTN_CHROMIUM" $(CHROMIUMS); do command -v "$$name" && exit; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium fonts-dejavu-core && exit; fi; \
+	$(VENV)/bin/playwright install --only-shell chromium
 
 # faults, injected many times over: what `make test` does a bounded number of; ends with a table
 torture: $(VENV)/.dev $(VENV)/.run

@@ -1,9 +1,12 @@
 """What tests of several modules share."""
 
+import os
+import shutil
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +14,9 @@ from hypothesis import HealthCheck, settings
 # the same examples everywhere; how long one takes is the affair of the machine
 settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell")
+"""Names to look for on the PATH; a Chromium that Playwright downloaded is found as well."""
 
 
 @pytest.fixture
@@ -138,3 +144,71 @@ def object_store(s3_server, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     s3_server.begin()
     return s3_server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, for tests of pages as a person sees them; skips where there is none.
+
+    It is started for each test file anew: while Playwright is at work, no other test may run an event loop.
+    """
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'")
+    named = os.environ.get("LONGATTN_CHROMIUM")
+    found = [named] if named else filter(None, map(shutil.which, CHROMIUMS))
+    program = next(iter(found), None)
+    with api.sync_playwright() as playwright:
+        try:
+            # without a program, one that Playwright has downloaded
+            chromium = playwright.chromium.launch(executable_path=program)
+        except api.Error:
+            if program:
+                raise
+            pytest.skip("no Chromium: `make browser` installs one, LONGATTN_CHROMIUM=FILE names one")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open an HTML file as ``open_page(path, width=1280, ...)``; the test fails at its end if the page was at fault.
+
+    At fault is a page that logs an error or warning, breaks its content security policy, throws, or asks for any file
+    but itself. ``options`` go to Playwright's ``new_context``: ``color_scheme="dark"``, ``java_script_enabled=False``,
+    ``has_touch=True``.
+    """
+    faults: list[str] = []
+    contexts = []
+
+    def open_one(path: Path, width: int = 1280, height: int = 800, **options):
+        options = {"color_scheme": "light", "reduced_motion": "reduce"} | options
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        address = path.resolve().as_uri()
+        page.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda asked: None if asked.url.split("#")[0] == address else faults.append(asked.url))
+        page.goto(address)
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert not faults, faults
+
+
+@pytest.fixture
+def accessibility_findings():
+    """Call with an open page: what axe-core finds against WCAG 2.2 A and AA, as ``rule (impact): elements``."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def find(page, least: str = "serious") -> list[str]:
+        impacts = ("minor", "moderate", "serious", "critical")
+        found = axe.run(page).response["violations"]
+        return [
+            f"{rule['id']} ({rule['impact']}): " + "; ".join(node["html"][:200] for node in rule["nodes"][:3])
+            for rule in found
+            if impacts.index(rule["impact"]) >= impacts.index(least)
+        ]
+
+    return find
