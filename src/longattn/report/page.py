@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from markupsafe import Markup
 
 from longattn.report import charts
 from longattn.report.data import Example, ReportData, largest_sources
+from longattn.report.html import page_template
 from longattn.report.svg import superscript
 from longattn.report.text import visible
 from longattn.tables import RunFolder, write_text
@@ -222,19 +222,8 @@ def _place(reason: str) -> tuple[int, str]:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("longattn.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # whatever comes from data has its invisible characters shown; markup of ours passes
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    environment.filters |= {"number": number, "thousands": "{:,}".format, "compact": charts.compact, "setting": setting}
-    style = resources.files("longattn.report").joinpath("report.css").read_text(encoding="utf-8")
-    environment.globals["style"] = Markup(style)
-    return environment.get_template("report.html.jinja")
+    filters = {"number": number, "thousands": "{:,}".format, "compact": charts.compact, "setting": setting}
+    return page_template("longattn.report", "report.html.jinja", filters=filters)
 
 
 def number(value: int | float | None, digits: int = 4) -> str:

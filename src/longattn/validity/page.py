@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
+from longattn.report.html import page_template
 from longattn.report.svg import Scale, drawing, element, label, line
-from longattn.report.text import visible
 from longattn.tables import write_text
 from longattn.validity.comparing import Comparison
 from longattn.validity.statistics import Estimate
@@ -66,15 +65,4 @@ def figure(of: Estimate | None) -> str:
 
 @cache
 def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("longattn.validity", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    environment.filters |= {"figure": figure}
-    style = resources.files("longattn.report").joinpath("report.css").read_text(encoding="utf-8")
-    environment.globals["style"] = Markup(style)
-    return environment.get_template(name)
+    return page_template("longattn.validity", name, filters={"figure": figure})
