@@ -1,8 +1,11 @@
 """The command line: where settings come from, what errors look like, what each verb prints."""
 
 import html
+import io
 import json
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -199,3 +202,38 @@ def test_calibrate_and_compare_say_what_they_found(arguments, tmp_path, capsys):
     assert json.loads(preset.read_bytes())["evidence"]["separations"][0]["control"] == "shuffled-16"
     assert cli.launch(["compare", run]) == 0
     assert "length, longattn" in capsys.readouterr().out
+
+
+def test_inspect_makes_a_page_of_the_best_window_or_of_those_named(arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    cli.launch(["run", *arguments])
+    capsys.readouterr()
+    assert cli.launch(["inspect", str(run), "--longattn.layers", "1", "--longattn.distance", "20"]) == 0
+    said = capsys.readouterr().out
+    page = Path(said.split(" -> ")[1].strip())
+    assert page.parent == run / "inspect"
+    text = page.read_text(encoding="utf-8")
+    assert "rank 1" in text
+    assert "20 tokens back or more" in text
+    again = page.read_bytes()
+    command = shlex.split(html.unescape(text.split("longattn inspect ")[1].split("<")[0]))
+    assert cli.launch(["inspect", *command, "--figures", str(tmp_path / "figures")]) == 0
+    assert page.read_bytes() == again
+    assert (tmp_path / "figures" / page.stem / "map.svg").exists()
+    assert cli.launch(["inspect", str(run), "nobody@0"]) == 1
+    assert "has no window 'nobody@0'" in capsys.readouterr().err
+
+
+def test_inspect_takes_a_text(tiny_model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("essay.txt").write_text("far and near " * 20)
+    words = ["--model.name", str(tiny_model_folder), "--window.length", "64"]
+    assert cli.launch(["inspect", "essay.txt", "1", "5", "--top", "2", *words]) == 0
+    assert len(list(Path("inspect").glob("essay.txt-*.html"))) == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("a short text of its own"))
+    assert cli.launch(["inspect", "-o", "page.html", "-", *words]) == 0
+    assert "a short text of its own" in re.sub("<[^>]*>", "", Path("page.html").read_text(encoding="utf-8"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("a short text of its own"))
+    assert cli.launch(["score", "-", *words]) == 0
+    assert cli.launch(["inspect", "essay.txt", "last", *words]) == 1
+    assert "named by number" in capsys.readouterr().err

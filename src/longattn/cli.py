@@ -1,6 +1,7 @@
 """The command line: one verb per stage, made from typed functions; everything heavy is imported when it is used."""
 
 import logging
+import shlex
 import signal
 import sys
 import time
@@ -18,11 +19,12 @@ from cyclopts import App, Parameter
 from longattn import __version__
 from longattn.addresses import below
 from longattn.errors import LongAttnError
-from longattn.recipes import RECIPES, Recipe
-from longattn.settings import Calibrating, Compute, Corpus, Model, Needles, Validating, plain
+from longattn.recipes import RECIPES, Recipe, as_flags
+from longattn.settings import Calibrating, Compute, Corpus, Inspecting, Model, Needles, Validating, plain
 
 if TYPE_CHECKING:
     from longattn.engines import Progress
+    from longattn.records import Inspection
     from longattn.refining import Refinement
     from longattn.selection import Selection
     from longattn.validity import Comparison, Preset, Validation
@@ -304,7 +306,9 @@ def compare(folder: Folder, *, recipe: Everything = Recipe()) -> int:
 
 
 @app.command
-def score(file: Path, *, recipe: Everything = Recipe(), device: str = "cpu") -> int:
+def score(
+    file: Annotated[Path, Parameter(allow_leading_hyphen=True)], *, recipe: Everything = Recipe(), device: str = "cpu"
+) -> int:
     """Measure one text file (``-`` for standard input) and show DS and DU of its windows."""
     from longattn import verbs
 
@@ -318,6 +322,75 @@ def score(file: Path, *, recipe: Everything = Recipe(), device: str = "cpu") -> 
             f"({row['ds'] - result.null['ds']:+.4f})  DU {row['du']:.3e}  {far}"
         )
     return 0
+
+
+@app.command(name="inspect")
+def inspect_(
+    target: Annotated[
+        Path, Parameter(help="A run folder, a text file, or ``-`` for standard input.", allow_leading_hyphen=True)
+    ],
+    *windows: Annotated[str, Parameter(help="Ids of windows of the run; numbers of windows of the text, from 1 on.")],
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    figures: Path | None = None,
+    recipe: Everything = Recipe(),
+    rule: Annotated[Inspecting, Parameter(name="*", group="Inspect")] = Inspecting(),
+    device: str = "cpu",
+) -> int:
+    """Look closely at windows: a page with the text, which tokens look far back, and at what.
+
+    Of a run, without ids, the best window of each source. Any layers, heads and distance, measured or not:
+
+        longattn inspect RUN --longattn.layers 15 --longattn.skip-first 4 --longattn.distance 512
+
+    Parameters
+    ----------
+    output
+        The page, or a folder for pages of several windows; RUN/inspect, or the working folder for a text.
+    figures
+        Write the figures into this folder as well: SVG, and PNG where ``longattn[figures]`` is installed.
+    device
+        What to measure on: cpu, cuda:0, mps.
+    """
+    from longattn import verbs
+    from longattn.report.figures import write_figures
+    from longattn.report.inspect_page import page_path, write_inspection
+
+    pages: Iterator[tuple[str, Inspection]]
+    if is_run := (target / "manifest.json").exists():
+        pages = ((one.window_id, one) for one in verbs.inspect_windows(target, windows, recipe, rule, device))
+    else:
+        text = sys.stdin.read() if str(target) == "-" else target.read_text(encoding="utf-8")
+        name = "text" if str(target) == "-" else target.name
+        numbers = windows or ("1",)
+        pages = ((n, verbs.inspect_text(text, name, recipe, rule, _number(n), device)) for n in numbers)
+    for window, found in pages:
+        path = page_path(target if is_run else Path(), found.window_id)
+        if output is not None:
+            path = output if output.suffix == ".html" and len(windows) < 2 else output / path.name
+        command = ["longattn", "inspect", str(target), window, *as_flags(recipe), *_flags_of(rule)]
+        write_inspection(path, found, shlex.join(command))
+        _say(f"{found.window_id}: DS {found.readings['ds']:.4f}, uniform {found.null['ds']:.4f} -> {path}")
+        if figures is not None:
+            _say(f"figures -> {write_figures(figures / path.stem, found)}")
+    return 0
+
+
+def _number(word: str) -> int:
+    """Which window of a text."""
+    if not word.isdecimal():
+        raise ValueError(f"windows of a text are named by number, from 1 on, got {word!r}")
+    return int(word)
+
+
+def _flags_of(rule: Inspecting) -> list[str]:
+    """What differs from the default, as flags."""
+    given = {name: value for name, value in plain(rule).items() if value != getattr(Inspecting(), name)}
+    names = {name: name.replace("_", "-") for name in given}
+    return [
+        word
+        for name, value in given.items()
+        for word in ([f"--no-{names[name]}"] if value is False else [f"--{names[name]}", str(value)])
+    ]
 
 
 @app.command
@@ -425,6 +498,8 @@ class _Base:
         verb = commands[0] if commands else ""
         if verb in ("validate", "calibrate") and "--inputs" not in given and "INPUTS" not in given:
             folder = given.get("--output", "longattn-run")
+        if verb == "inspect" and (Path(given.get("--target", "")) / "manifest.json").exists():
+            source, recipe = f"{given['--target']}/manifest.json", _recorded_recipe(Path(given["--target"]))
         if folder is not None and verb in ("select", "refine", "export", "report", "compare", "validate", "calibrate"):
             source = f"{folder}/manifest.json"
             recipe = _recorded_recipe(folder)

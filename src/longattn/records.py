@@ -129,3 +129,88 @@ class Window:
     def id(self) -> str:
         """Depends on the document and the position alone, never on the run."""
         return f"{self.doc_id}@{self.start}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Some tokens of a window with the text around them on their line."""
+
+    first: int
+    """First token within the window."""
+    stop: int
+    """One past the last."""
+    before: str
+    text: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """Words of a window that attend to earlier ones far back."""
+
+    query: Quote
+    key: Quote
+    distance: int
+    """Tokens from the key back to the query, at the pair of tokens that is strongest."""
+    weight: float
+    """Share of the query token's attention that the key token gets, at that pair."""
+    times: int
+    """Pairs with the same words that this one stands for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Inspection:
+    """One window looked at closely: attention p averaged over chosen heads, far where it reaches ``distance`` back."""
+
+    window_id: str
+    doc_id: str
+    source: str
+    start: int
+    """Index of the window's first token within the document."""
+    doc_tokens: int
+    model: str
+    layers: tuple[int, ...]
+    distance: int
+    skip_first: int
+    """First keys that are not counted as far."""
+    pieces: tuple[str, ...]
+    """The text of each token, [T]; joined they are the window's text."""
+    readings: Mapping[str, float]
+    """``ds``, ``du`` and ``ds@k`` as LongAttn reads them."""
+    null: Mapping[str, float]
+    """The same under uniform attention."""
+    far: npt.NDArray[np.float64]
+    """Far attention of each token, [T]; its mean is DS."""
+    far_null: npt.NDArray[np.float64]
+    """The same under uniform attention, [T]."""
+    received: npt.NDArray[np.float64]
+    """Far attention that each token gets, summed over the others, [T]."""
+    received_null: npt.NDArray[np.float64]
+    """The same under uniform attention, [T]."""
+    edges: npt.NDArray[np.int64]
+    """Borders of the blocks of tokens that the map is pooled over, [M + 1]."""
+    pooled: npt.NDArray[np.float64]
+    """Far attention of the tokens of each block (first axis) on those of each block (second), summed, [M, M]."""
+    pooled_null: npt.NDArray[np.float64]
+    """The same under uniform attention, [M, M]."""
+    reach: tuple[int, ...]
+    """Distances that attention is summed between: from ``reach[i]`` up to ``reach[i + 1]``; the last is T."""
+    by_reach: npt.NDArray[np.float64]
+    """Share of all attention at each of these distances, [len(reach) - 1]."""
+    by_reach_null: npt.NDArray[np.float64]
+    heads: tuple[tuple[int, int], ...]
+    """All heads of the layers, as (layer, head)."""
+    chosen: tuple[bool, ...]
+    """Which of them are averaged."""
+    head_ds: npt.NDArray[np.float64]
+    """DS of each head."""
+    keys: npt.NDArray[np.int64]
+    """Far keys that get most of each token, strongest first, [T, C]; -1 where there are no more."""
+    weights: npt.NDArray[np.float32]
+    """What they get, [T, C]."""
+    noise: npt.NDArray[np.bool_]
+    """Keys that are left out of ``keys``, [T]: attention sinks, blanks and punctuation."""
+    dependencies: tuple[Dependency, ...]
+    """Strongest first."""
+    facts: Mapping[str, str | int | float | None] = field(default_factory=dict)
+    """What else is known of the window: its score, rank and what became of it."""

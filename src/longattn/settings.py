@@ -282,6 +282,21 @@ class Calibrating:
     """Bootstrap samples of documents that an interval is made of."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inspecting:
+    """What an inspect page shows of a window."""
+
+    top: int = 5
+    """Keys to list for each token: those far enough back that get most of its attention."""
+    leave_out_noise: bool = True
+    """List no attention sinks (keys that get over 5 % of far attention, whoever looks), blanks and punctuation among
+    these keys. Sums count them in any case."""
+    dependencies: int = 24
+    """Pairs of words to quote, strongest first."""
+    cells: int = 64
+    """Blocks of tokens along each side of the map."""
+
+
 def plain(value: Any) -> Any:
     """The settings as JSON types: dataclasses become objects, tuples become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -4,6 +4,7 @@ import pytest
 
 from longattn.records import Reject
 from longattn.report import Example, ReportData, excerpt
+from longattn.scorers import LongAttn
 
 BINS = 40
 
@@ -103,3 +104,20 @@ def report_data(word: str = "word", sources: tuple[str, ...] = ("code",)) -> Rep
 @pytest.fixture
 def make_data():
     return report_data
+
+
+@pytest.fixture(scope="session")
+def look_at(tiny_model_folder):
+    """Look closely at a text with a tiny model, whose tokens are bytes: ``look_at(text, length=256, ...)``."""
+    from dataclasses import replace
+
+    from longattn import settings, verbs
+    from longattn.recipes import Recipe
+
+    def look(text: str, length: int = 256, rule: settings.Inspecting | None = None, **longattn):
+        model = settings.Model(name=str(tiny_model_folder), allow_extrapolation=True)
+        recipe = Recipe(window=settings.Windowing(length=length), model=model)
+        recipe = replace(recipe, settings=replace(recipe.settings, longattn=LongAttn(**longattn)))
+        return verbs.inspect_text(text, "text.py", recipe, rule or settings.Inspecting())
+
+    return look

@@ -2,8 +2,17 @@
 
 from longattn.export.exporting import export, has_tokens
 from longattn.export.hub import push
-from longattn.export.rereading import read_texts
+from longattn.export.rereading import read_texts, read_tokenized
 from longattn.export.retokenizing import Retokenized
 from longattn.export.summary import ExportedFile, ExportSummary
 
-__all__ = ["ExportSummary", "ExportedFile", "Retokenized", "export", "has_tokens", "push", "read_texts"]
+__all__ = [
+    "ExportSummary",
+    "ExportedFile",
+    "Retokenized",
+    "export",
+    "has_tokens",
+    "push",
+    "read_texts",
+    "read_tokenized",
+]

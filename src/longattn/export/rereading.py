@@ -185,6 +185,25 @@ def read_texts(units: Sequence[WorkUnit], windows: Table, window_ids: Iterable[s
     }
 
 
+def read_tokenized(
+    units: Sequence[WorkUnit], windows: Table, window_ids: Iterable[str], corpus: Corpus, tokenizer: Tokenizer
+) -> Iterator[tuple[Document, Tokenized, Kept]]:
+    """Some windows by id, kept or not, each with its document and all of that document's tokens, read again.
+
+    Raises :class:`RunError` for an id that no measured window has, and for a window that cannot be read again.
+    """
+    chosen = dict.fromkeys(window_ids, (None,) * len(SCORES))
+    reader = Rereader(units, windows, Chosen(chosen, frozenset(chosen)), corpus)
+    known = {window.window_id for unit in units for window in reader._kept_in(unit)}
+    if missing := [id for id in chosen if id not in known]:
+        raise RunError(f"{windows.run.root} has no window {missing[0]!r}; selection.parquet and the report name them")
+    for document, found in reader.documents():
+        tokenized = tokenizer.encode(document.text)
+        for window in found:
+            _check_tokens(tokenized, window)
+            yield document, tokenized, window
+
+
 def _checked(document: Document, windows: Sequence[Kept]) -> Document:
     """The document, if it can be the one that was measured."""
     needed = max(window.char_end for window in windows)
@@ -224,11 +243,7 @@ def _passages(
         tokens, begins = None, ()
         parts = parts_within(document.parts, window.char_start, window.char_end)
         if tokenized is not None:
-            if not _same_tokens(tokenized, window):
-                raise RunError(
-                    f"{window.file}: the document {window.doc_id!r} has {len(tokenized.ids)} tokens, where "
-                    f"{window.doc_tokens} were measured, or other ones; {REMEDY}"
-                )
+            _check_tokens(tokenized, window)
             # a copy, since a view would keep the ids of the whole document
             tokens = tokenized.ids[window.start : window.start + window.num_tokens + (end_token is not None)].copy()
             if end_token is not None and len(tokens) == window.num_tokens:
@@ -247,13 +262,18 @@ def tokens_at(char_starts: npt.NDArray[Any], parts: Sequence[Part]) -> tuple[int
     return tuple(np.searchsorted(char_starts, [part.char_start for part in parts]).tolist())
 
 
-def _same_tokens(tokenized: Tokenized, window: Kept) -> bool:
-    """Whether the document has as many tokens as were measured, with the window's first and last in place."""
-    return (
+def _check_tokens(tokenized: Tokenized, window: Kept) -> None:
+    """Raise :class:`RunError` unless the document has as many tokens as were measured, the window's ends in place."""
+    same = (
         len(tokenized.ids) == window.doc_tokens
         and int(tokenized.char_starts[window.start]) == window.char_start
         and int(tokenized.char_ends[window.start + window.num_tokens - 1]) == window.char_end
     )
+    if not same:
+        raise RunError(
+            f"{window.file}: the document {window.doc_id!r} has {len(tokenized.ids)} tokens, where "
+            f"{window.doc_tokens} were measured, or other ones; {REMEDY}"
+        )
 
 
 def parts_within(parts: Sequence[Part], start: int, end: int) -> tuple[Part, ...]:
