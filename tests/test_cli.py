@@ -237,3 +237,45 @@ def test_inspect_takes_a_text(tiny_model_folder, tmp_path, monkeypatch, capsys):
     assert cli.launch(["score", "-", *words]) == 0
     assert cli.launch(["inspect", "essay.txt", "last", *words]) == 1
     assert "named by number" in capsys.readouterr().err
+
+
+def test_two_selections_are_compared_on_the_terminal_as_json_and_as_a_page(arguments, tmp_path, capsys):
+    run, before = str(tmp_path / "run"), tmp_path / "before.parquet"
+    cli.launch(["run", *arguments])
+    before.write_bytes((tmp_path / "run" / "selection.parquet").read_bytes())
+    cli.launch(["select", run, "--keep.share", "1"])
+    capsys.readouterr()
+    page, changes = tmp_path / "diff.html", tmp_path / "changes.parquet"
+    assert cli.launch(["diff", str(before), run, "--output", str(page), "--changes", str(changes)]) == 0
+    said = capsys.readouterr()
+    assert "ranked high enough, but less was kept" in " ".join(said.out.split())
+    assert str(page) in said.out
+    assert "has no manifest beside it" in said.err
+    assert "windows entered" in page.read_text(encoding="utf-8")
+    assert changes.exists()
+    assert cli.launch(["diff", str(before), run, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["sources"][0]["entered"] == len(found["windows"]) > 0
+    assert cli.launch(["diff", str(tmp_path / "nothing"), run]) == 1
+    assert "neither a run folder nor a selection file" in capsys.readouterr().err
+
+
+def test_the_report_tries_other_choices_and_leaves_out_what_was_measured_otherwise(arguments, tmp_path, capsys):
+    run, page = str(tmp_path / "run"), tmp_path / "run" / "report.html"
+    cli.launch(["run", *arguments, "--scorers", "longattn", "--scorers", "random", "--scorers", "length"])
+    text = page.read_text(encoding="utf-8")
+    first = page.read_bytes()
+    assert "alpha 1" in text
+    assert '<th scope="row">random</th>' in text
+    assert cli.launch(["report", run]) == 0
+    assert page.read_bytes() == first
+    cli.launch(["select", run, "--random.seed", "7"])
+    capsys.readouterr()
+    assert cli.launch(["report", run]) == 0
+    assert "random was measured with other settings" in capsys.readouterr().err
+    text = page.read_text(encoding="utf-8")
+    # its table is still on disk, and is counted in the cost alone
+    assert text.count('<th scope="row">random</th>') == 1
+    assert '<th scope="row">length</th>' in text
+    assert cli.launch(["report", run, "--timings"]) == 0
+    assert "On this machine" in page.read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from longattn.engines import Progress
     from longattn.records import Inspection
     from longattn.refining import Refinement
+    from longattn.report.diff import Difference, SourceChange
     from longattn.selection import Selection
     from longattn.validity import Comparison, Preset, Validation
 
@@ -143,12 +144,63 @@ def export(folder: Folder, *, recipe: Everything = Recipe()) -> int:
 
 
 @app.command
-def report(folder: Folder, *, recipe: Everything = Recipe()) -> int:
-    """Write report.html: what was kept, why, and how far to believe it."""
+def report(
+    folder: Folder,
+    *,
+    validation: Path | None = None,
+    timings: bool = False,
+    recipe: Everything = Recipe(),
+) -> int:
+    """Write report.html: what was kept, why, how sure the cut is, and what other choices would keep.
+
+    Parameters
+    ----------
+    validation
+        A validation.json to show; without it, the run's own, if there is one.
+    timings
+        Show seconds and the machine as well; the page then differs between runs of the same.
+    """
     from longattn import verbs
 
-    verbs.write_report(recipe, folder)
+    verbs.write_report(recipe, folder, validation=validation, timings=timings)
     _say(f"report -> {below(folder, 'report.html')}")
+    return 0
+
+
+@app.command
+def diff(
+    first: Annotated[Path, Parameter(help="A run folder, or a selection.parquet.")],
+    second: Annotated[Path, Parameter(help="Another one.")],
+    *,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="Write an HTML page to this file.")] = None,
+    changes: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Show what two selections keep differently, and why; loads no model.
+
+    Select anew and see what it changes:
+
+        cp RUN/selection.parquet before.parquet
+        longattn select RUN --longattn.alpha 1
+        longattn diff before.parquet RUN --output diff.html
+
+    Parameters
+    ----------
+    changes
+        Write every window that entered or left to this Parquet file.
+    json
+        Print all figures as JSON instead of tables.
+    """
+    from longattn import verbs
+
+    found = verbs.diff(first, second, output, changes)
+    if json:
+        _say_json(found)
+        return 0
+    _say_difference(found)
+    for what, path in (("changes", changes), ("page", output)):
+        if path is not None:
+            _say(f"{what:<17} {path}")
     return 0
 
 
@@ -499,7 +551,7 @@ class _Base:
         if verb in ("validate", "calibrate") and "--inputs" not in given and "INPUTS" not in given:
             folder = given.get("--output", "longattn-run")
         if verb == "inspect" and (Path(given.get("--target", "")) / "manifest.json").exists():
-            source, recipe = f"{given['--target']}/manifest.json", _recorded_recipe(Path(given["--target"]))
+            source, recipe = f"{given['--target']}/manifest.json", _recorded_recipe(given["--target"])
         if folder is not None and verb in ("select", "refine", "export", "report", "compare", "validate", "calibrate"):
             source = f"{folder}/manifest.json"
             recipe = _recorded_recipe(folder)
@@ -637,6 +689,35 @@ def _say_comparison(found: "Comparison") -> None:
         ]
         budgets = [f"best {budget}" for budget in mine[0].overlap] if mine else []
         _say_table(f"{source}: {count} windows", ["scorers", "Spearman", *budgets], rows)
+
+
+def _say_difference(found: "Difference") -> None:
+    from longattn.report.diff_page import CAUSES
+    from longattn.report.words import percent, setting
+
+    for remark in found.remarks:
+        _complain(remark)
+    rows = [
+        [of.source, *(f"{n:,}" for n in (*of.kept, of.both, of.left, of.entered)), percent(_part(of))]
+        for of in found.sources
+    ]
+    columns = ["source", "kept, first", "kept, second", "in both", "left", "entered", "tokens in common"]
+    _say_table(f"{found.names[0]} (first) and {found.names[1]} (second)", columns, rows)
+    why = [[of.change, CAUSES.get(of.cause, of.cause), of.mover or "", f"{of.windows:,}"] for of in found.reasons]
+    _say_table("changes", ["change", "why not kept on the other side", "moved most by", "windows"], why)
+    settings = [[name, setting(first), setting(second)] for name, first, second in found.settings]
+    if settings:
+        _say_table("what differs in settings and versions", ["name", "first", "second"], settings)
+
+
+def _part(of: "SourceChange") -> float | None:
+    """Tokens that both keep, as a part of those that either does."""
+    either = sum(of.tokens) - of.both_tokens
+    return of.both_tokens / either if either else None
+
+
+def _say_json(value: Any) -> None:
+    _say(orjson.dumps(plain(value), option=orjson.OPT_INDENT_2).decode())
 
 
 def _say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from longattn.export import ExportSummary
     from longattn.records import Inspection
     from longattn.refining import Refinement
+    from longattn.report import Difference, Measured
     from longattn.scorers import Ask, LongAttn
     from longattn.selection import Selection
     from longattn.verifying import Verification
@@ -321,16 +322,29 @@ def _tokenizer_and_end(name: str) -> tuple[Path, int | None]:
     return checkpoint.tokenizer_file, checkpoint.end_token
 
 
-def write_report(recipe: Recipe, output: str | Path, *, texts: bool = True) -> Path:
-    """Write ``report.html`` of a selected run; with ``texts`` False no text of the corpus is shown in it."""
+def write_report(
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    texts: bool = True,
+    validation: Path | None = None,
+    timings: bool = False,
+) -> Path:
+    """Write ``report.html`` of a selected run; with ``texts`` False no text of the corpus is shown in it.
+
+    ``validation`` is a ``validation.json`` other than the run's own. With ``timings`` the page shows seconds and the
+    machine, and is no longer the same for the same run made again.
+    """
     from longattn import report
     from longattn.export import read_texts
+    from longattn.report.inspect_page import page_path
 
     run = RunFolder.at(output)
     windows = run_table(run, run.manifest().get("tables", {}), "windows")
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
     null = {key: value for name in names for key, value in recipe.scorer(name).null(int(recipe.model.bos)).items()}
     command = ["longattn", "run", *recipe.corpus.inputs, "--output", str(output), *as_flags(recipe)]
+    preset = recipe.settings.longattn.preset if "longattn" in names else None
 
     def read(ids: Sequence[str]) -> Mapping[str, str]:
         windows.bring(unit.id for unit in run.plan())
@@ -338,9 +352,65 @@ def write_report(recipe: Recipe, output: str | Path, *, texts: bool = True) -> P
 
     run.listed("selection.parquet", "select again")
     run.listed("rejects.jsonl", "measure again")
-    data = report.gather(run, null=null, command=shlex.join(command), texts=read if texts else None)
+    data = report.gather(
+        run,
+        null=null,
+        command=shlex.join(command),
+        texts=read if texts else None,
+        measured=_measured(recipe, run, windows),
+        validation=validation,
+        preset=None if preset is None else read_preset(preset, ["evidence"]),
+        timings=timings,
+        page_of=lambda window: page_path(Path(), window).as_posix(),
+    )
     with run.replacing("report.html", of="selection.parquet"):
         return report.write_report(run, data)
+
+
+def diff(first: Path, second: Path, page: Path | None = None, changes: Path | None = None) -> "Difference":
+    """Compare two selections, each a run folder or a selection file; loads no model.
+
+    Writes the HTML file ``page`` and, with every window that entered or left, the Parquet file ``changes``.
+    """
+    from longattn import report
+
+    found = report.compare_selections(first, second, changes)
+    if page is not None:
+        report.write_difference(page, found)
+    return found
+
+
+def _measured(recipe: Recipe, run: RunFolder, windows: Table) -> "Measured | None":
+    """What other choices than the recorded one can be tried on; None where a table of the score is not at hand.
+
+    Other scorers take part if they were measured on all of these windows, with the settings of the recipe.
+    """
+    from longattn import alternatives
+
+    manifest = run.manifest()
+    tables, rule = manifest["tables"], recipe.keep
+    weighted = {name for name in rule.weights if not name.startswith("column:")}
+    scorers = {name: recipe.scorer(name) for name in tables if name in SCORERS}
+    found: dict[str, Table] = {}
+    for name, scorer in scorers.items():
+        try:
+            found[name] = measured_table(run, tables, name, dict(scorer.measurement()))
+        except RunError:
+            log.warning("%s was measured with other settings, and is left out of the report", name)
+    found = {name: table for name, table in found.items() if same_windows(table, windows)}
+    if not weighted <= found.keys() or not all(Path(file).exists() for file in rule.tables):
+        return None
+    of_score = [windows, *(found[name] for name in weighted)]
+    planned = [unit.id for unit in run.plan()]
+    for table in (windows, *found.values()):
+        table.bring(planned)
+    done = [unit for unit in planned if all(table.receipt(unit) for table in of_score)]
+    found = {name: table for name, table in found.items() if all(table.receipt(unit) for unit in done)}
+    if not done:
+        return None
+    scorers = {name: scorers[name] for name in found}
+    sources = manifest.get("selection", {}).get("sources", {})
+    return alternatives.measured(done, windows, found, scorers, rule, sources, recipe.model.dtype)
 
 
 class RunResult(NamedTuple):
@@ -492,17 +562,19 @@ def inspect_windows(
     Every document is read and tokenised again, so that the tokens are those that were measured. Raises
     :class:`RunError` for an id that the run does not have, and for a document that is no longer the same.
     """
+    import pyarrow.parquet as pq
+
     from longattn.export import read_tokenized
     from longattn.inspecting import Cut, inspect, pieces_of
     from longattn.models import resolve
-    from longattn.report.data import best_and_worst
     from longattn.tokens import Tokenizer
 
     run = RunFolder(output)
     windows = run_table(run, run.manifest().get("tables", {}), "windows")
     if not window_ids:
-        best, _ = best_and_worst(run.listed("selection.parquet", "select, or name the windows to inspect"), 1)
-        window_ids = [example.window_id for examples in best.values() for example in examples]
+        chosen = run.listed("selection.parquet", "select, or name the windows to inspect")
+        best = pq.read_table(chosen, columns=["window_id", "source"], filters=[("rank", "=", 1)])
+        window_ids = best.sort_by("source")["window_id"].to_pylist()
     scorer, checkpoint = _looking(recipe, recipe.window.length), resolve(recipe.model)
     tokenizer = Tokenizer.load(checkpoint.tokenizer_file)
     model = load_model_for([cast("Ask", scorer.ask())], checkpoint, recipe.model, recipe.window.length, device)
@@ -525,14 +597,11 @@ def _selection_facts(run: RunFolder, window_ids: Sequence[str]) -> dict[str, dic
     """Score, rank and what became of windows, by id, where the run has been selected."""
     import pyarrow.parquet as pq
 
-    from longattn.report.page import REASONS
+    from longattn.report.words import reason
 
     if not (run.root / "selection.parquet").exists():
         return {}
     path = run.listed("selection.parquet", "select again")
     columns = ["window_id", "source", "score", "rank", "reason"]
     rows = pq.read_table(path, columns=columns, filters=[("window_id", "in", list(window_ids))]).to_pylist()
-    return {
-        row["window_id"]: {"score": row["score"], "rank": row["rank"], "": REASONS.get(row["reason"], row["reason"])}
-        for row in rows
-    }
+    return {row["window_id"]: {"score": row["score"], "rank": row["rank"], "": reason(row["reason"])} for row in rows}

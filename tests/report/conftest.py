@@ -2,9 +2,14 @@
 
 import pytest
 
+from longattn.expressions import Constant
 from longattn.records import Reject
-from longattn.report import Example, ReportData, excerpt
+from longattn.report import Effect, Evidence, Example, ReportData, excerpt
+from longattn.report.cut import Cut
+from longattn.report.data import TableCost
+from longattn.report.evidence import SCORE, SELECTED, Documents, Lengths
 from longattn.scorers import LongAttn
+from longattn.selection.choices import Correlation, Outcome, Share
 
 BINS = 40
 
@@ -65,6 +70,39 @@ def example(source: str, rank: int, text: str, kept: bool = True) -> Example:
     )
 
 
+def evidence(sources: tuple[str, ...], word: str) -> Evidence:
+    """Of 40 kept windows alpha 1 keeps 30, and a scorer called ``word`` 10."""
+    keepers = {(SELECTED, SCORE, "alpha 1"): 30, (SELECTED, SCORE, word): 10, ("alpha 1",): 10, (word,): 30}
+    shares = [Share(name, frozenset(of), n, 4096 * n) for name in sources for of, n in keepers.items()]
+    return Evidence(
+        outcome=Outcome(shares, [Correlation(name, SCORE, word, 80, -0.25) for name in sources]),
+        effects=[Effect("alpha 1", "--longattn.alpha 1", {"longattn": Constant(0.0)})],
+        scorers=[word],
+        token_null={name: [2] * BINS for name in sources},
+        lengths={
+            name: Lengths({5: 10, 50: 20, 95: 30}, {5: 10, 50: 40, 95: 90}, {2: (70, 30), 5: (10, 10)})
+            for name in sources
+        },
+        documents={name: Documents(8, 3, word, 0.3, 4096, 40 * 4096) for name in sources},
+        repetition={name: {"new": (0.9, 0.8), word: (0.5, None)} for name in sources},
+    )
+
+
+def validation(sources: tuple[str, ...], word: str) -> dict:
+    interval = [0.52, 0.41, 0.63]
+    return {
+        "window": 4096,
+        "model": {"name": word, "hash": "abc"},
+        "scorers": {"longattn": {"scorer": "longattn"}, word: {"scorer": "length"}},
+        "sources": {name: {"windows": 8, "documents": 8} for name in sources},
+        "separations": [
+            {"scorer": scorer, "source": name, "control": "spliced-8", "pairs": 8, "documents": 8, "auc": interval}
+            for name in sources
+            for scorer in ("longattn", word)
+        ],
+    }
+
+
 def report_data(word: str = "word", sources: tuple[str, ...] = ("code",)) -> ReportData:
     """A report in which every text that can come from data is, or contains, ``word``."""
     return ReportData(
@@ -95,10 +133,31 @@ def report_data(word: str = "word", sources: tuple[str, ...] = ("code",)) -> Rep
         },
         null={"ds": 0.4035, "du": -5e-8, "ds@256": 0.7, "ds@1024": 0.4035},
         best={name: (example(name, 1, word),) for name in sources},
+        borderline={name: (example(name, 40, word), example(name, 41, word, kept=False)) for name in sources},
         worst={name: (example(name, 80, word + " " * 5000 + word, kept=False),) for name in sources},
+        windows=[(kind, e) for name in sources for kind, e in more(name, word)],
+        cuts={name: Cut(0.25, 0.24, 0, 0.02, 3, None, None) for name in sources},
+        evidence=evidence(sources, word),
+        validation=validation(sources, word),
+        preset={"evidence": {"separations": [calibrated(name, word) for name in sources]}},
+        costs=[TableCost("longattn", 80, 8000, 0.1), TableCost(word, 80, 10**7, None)],
+        selection_hash="5e1ec7",
+        folder=word,
         rejects=(Reject(word, 7, None, "bad_json", word),),
         command=f"longattn run {word}",
     )
+
+
+def more(source: str, word: str) -> list:
+    """Windows without their texts."""
+    borderline = [example(source, rank, word, rank < 41) for rank in (39, 40, 41, 42)]
+    best, drawn = example(source, 1, word), example(source, 7, word)
+    return [("best", best), *(("borderline", e) for e in borderline), ("random", drawn)]
+
+
+def calibrated(source: str, word: str) -> dict:
+    of = [0.9, 0.8, 0.95]
+    return {"source": source, "control": word, "calibration": of, "held_out": of}
 
 
 @pytest.fixture

@@ -2,7 +2,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from longattn.report.charts import Mark, histogram, spread_by_distance, strength_by_distance, token_bars
+from longattn.report.charts import (
+    Mark,
+    around_the_cut,
+    change_bars,
+    histogram,
+    overlap_bars,
+    shares_by_length,
+    spread_by_distance,
+    strength_by_distance,
+    token_bars,
+)
 from longattn.report.svg import Scale, drawing, element, label
 
 
@@ -103,3 +113,49 @@ def test_markup_in_names_and_values_is_text():
     picture = drawing(1, 1, "<b>", label(0, 0, "</text><script>"), element("rect", class_='"><script>'))
     assert ElementTree.fromstring(picture).find("rect").attrib["class"] == '"><script>'
     assert [e.tag for e in ElementTree.fromstring(picture).iter()] == ["svg", "title", "text", "rect"]
+
+
+def test_what_another_model_predicts_is_an_outline_on_the_same_scale():
+    chart = histogram("x", quantity([1, 4], None, 0.0, 2.0), explained=[8, 2])
+    (everything,), (outline,) = shapes(chart, "polygon", "all"), shapes(chart, "polygon", "explained")
+    assert [154.0 - y for _, y in points(outline)] == pytest.approx([0, 124, 124, 31, 31, 0])
+    assert [154.0 - y for _, y in points(everything)] == pytest.approx([0, 15.5, 15.5, 62, 62, 0])
+
+
+def test_overlaps_are_bars_from_nothing_to_all_with_chance_marked():
+    chart = overlap_bars("x", [("alpha 0", 0.5), ("a very long name of a choice", 1.0)], 0.125)
+    assert [float(bar.attrib["width"]) for bar in shapes(chart, "rect", "kept")] == [235, 470]
+    (chance,) = shapes(chart, "line", "null")
+    assert float(chance.attrib["x1"]) == pytest.approx(190 + 470 / 8, abs=0.01)
+    assert "50 %" in chart
+
+
+def test_windows_next_to_the_cut_stand_above_and_below_it_with_their_errors():
+    points_of = [(9, 1.0, 0.1, True), (11, 0.6, 0.0, False)]
+    chart = around_the_cut("code", points_of, 0.8, 0.05)
+    (cut,), (band,) = shapes(chart, "line", "cut"), shapes(chart, "rect", "band")
+    kept, left_out = (shapes(chart, "circle", name) for name in ("kept-dot", "median-dot"))
+    assert float(kept[0].attrib["cy"]) < float(cut.attrib["y1"]) < float(left_out[0].attrib["cy"])
+    # the scale goes from 0.6 - 0.2 to 1.0 + 0.2 and 6 % of that beyond: the band is 0.1 of 0.896 high
+    assert float(band.attrib["height"]) == pytest.approx(124 * 0.1 / (0.8 * 1.12), abs=0.01)
+    # one of the two has an error, and a line of four of them
+    lines = [e for e in shapes(chart, "line", "axis") if e.attrib["x1"] == kept[0].attrib["cx"]]
+    heights = [float(e.attrib["y2"]) - float(e.attrib["y1"]) for e in lines]
+    assert heights == pytest.approx([-124 * 0.4 / (0.8 * 1.12)], abs=0.01)
+
+
+def test_lengths_of_all_and_of_kept_windows_add_up_to_one_each():
+    """Half of all windows, and all kept ones, are of documents of 2 windows; class 3 is empty."""
+    chart = shares_by_length("code", {2: (5, 4), 4: (5, 0)})
+    heights = {name: [float(bar.attrib["height"]) for bar in shapes(chart, "rect", name)] for name in ("all", "kept")}
+    assert heights == {"all": [62, 0, 62], "kept": [124, 0, 0]}
+    assert ">2</text>" in chart
+    assert ">4</text>" in chart
+
+
+def test_changes_of_a_source_stand_one_after_another():
+    chart = change_bars([("code", 100, 300, 200), ("docs", 0, 0, 60)])
+    left, both, entered = (shapes(chart, "rect", name)[0] for name in ("left", "kept", "entered"))
+    assert [float(bar.attrib["width"]) for bar in (left, both, entered)] == [60, 180, 120]
+    assert [float(bar.attrib["x"]) for bar in (left, both, entered)] == [150, 210, 390]
+    assert "−100, 300 in both, +200" in chart

@@ -37,19 +37,23 @@ WIDTH, HEIGHT = 340.0, 184.0
 LEFT, RIGHT, TOP, BOTTOM = 10.0, 10.0, 30.0, 30.0
 
 
-def histogram(title: str, quantity: Quantity, marks: Sequence[Mark] = ()) -> Markup:
-    """All scored windows, the kept ones in front of them, and marks such as the uniform null and the cut."""
+def histogram(title: str, quantity: Quantity, marks: Sequence[Mark] = (), explained: Sequence[int] = ()) -> Markup:
+    """All scored windows, the kept ones in front of them, and marks such as the uniform null and the cut.
+
+    ``explained`` are windows by the same bins, placed by what another model predicts of the quantity.
+    """
     edges = quantity["edges"]
     scored, kept = quantity["scored"]["histogram"], (quantity["kept"] or {}).get("histogram", ())
     low, high = _with_marks(edges[0], edges[-1], marks)
     x = Scale(low, high, LEFT, WIDTH - RIGHT)
-    y = Scale(0, max(*scored, 1), HEIGHT - BOTTOM, TOP)
+    y = Scale(0, max(*scored, *explained, 1), HEIGHT - BOTTOM, TOP)
     return drawing(
         WIDTH,
         HEIGHT,
         f"{title}: {sum(scored)} windows, {sum(kept)} kept",
         _steps(edges, scored, x, y, "all"),
         _steps(edges, kept, x, y, "kept") if kept else Markup(""),
+        _steps(edges, explained, x, y, "explained") if explained else Markup(""),
         line(LEFT, y(0), WIDTH - RIGHT, y(0), "axis"),
         *_horizontal_axis(x, y(0), title),
         *(_mark(mark, x, low, high) for mark in marks),
@@ -191,3 +195,91 @@ def compact(number: Number) -> str:
 
 def _number(value: Number) -> str:
     return f"{value:.4g}".replace("-", "−")
+
+
+def overlap_bars(title: str, rows: Sequence[tuple[str, float]], chance: float) -> Markup:
+    """What part of the kept tokens each of several choices keeps too, and what a choice at random would."""
+    width, row_height, left, right, top = 720.0, 26.0, 190.0, 60.0, 26.0
+    x = Scale(0.0, 1.0, left, width - right)
+    height = top + len(rows) * row_height + 6
+    parts: list[Markup] = [
+        *(line(x(tick), top - 4, x(tick), height - 4, "grid") for tick in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        *(label(x(tick), 14, f"{100 * tick:.0f} %") for tick in (0.0, 0.5, 1.0)),
+    ]
+    for i, (name, share) in enumerate(rows):
+        y = top + i * row_height
+        shown = name if len(name) <= 26 else name[:25] + "…"
+        parts += [
+            label(left - 10, y + 15, shown, "row", "end"),
+            element("rect", x=left, y=y + 3, width=x(share) - left, height=16, rx=3, class_="kept"),
+            label(x(share) + 8, y + 15.5, f"{100 * share:.0f} %", "tick", "start"),
+        ]
+    parts.append(line(x(chance), top - 4, x(chance), height - 4, "null"))
+    return drawing(width, height, title, *parts)
+
+
+def around_the_cut(title: str, points: Sequence[tuple[int, float, float, bool]], cut: Number, noise: Number) -> Markup:
+    """Scores by rank next to the cut, as (rank, score, standard error, kept), each with twice its error."""
+    ranks, scores = [rank for rank, *_ in points], [score for _, score, *_ in points]
+    reach = max([noise, *(2 * error for _, _, error, _ in points)])
+    low, high = min(scores) - reach, max(scores) + reach
+    pad = 0.06 * (high - low) or 0.5
+    left = 52.0
+    x = Scale(min(ranks) - 1, max(ranks) + 1, left, WIDTH - RIGHT)
+    y = Scale(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
+    band = max(0.0, y(cut - noise) - y(cut + noise))
+    parts: list[Markup] = [
+        *(line(left - 4, y(value), left, y(value), "axis") for value in y.ticks(4)),
+        *(label(left - 7, y(value) + 3.5, _number(value), "tick", "end") for value in y.ticks(4)),
+        element("rect", x=left, y=y(cut + noise), width=WIDTH - RIGHT - left, height=band, class_="band"),
+        line(left, y(cut), WIDTH - RIGHT, y(cut), "cut"),
+    ]
+    for rank, score, error, kept in points:
+        if error > 0:
+            parts.append(line(x(rank), y(score - 2 * error), x(rank), y(score + 2 * error), "axis"))
+        parts.append(element("circle", cx=x(rank), cy=y(score), r=2.6, class_="kept-dot" if kept else "median-dot"))
+    whole = sorted({round(value) for value in x.ticks(5) if min(ranks) <= round(value) <= max(ranks)})
+    parts += [label(x(value), HEIGHT - 12, f"{value:,}") for value in whole]
+    return drawing(
+        WIDTH, HEIGHT, f"{title}: score by rank, next to the cut", *parts, label(LEFT, 12, title, "name", "start")
+    )
+
+
+def shares_by_length(title: str, classes: Mapping[int, tuple[int, int]]) -> Markup:
+    """How windows, all and kept, are spread over the lengths of their documents, each adding up to one."""
+    first, last = min(classes), max(classes)
+    totals = [max(1, sum(counts[i] for counts in classes.values())) for i in (0, 1)]
+    shares = {c: tuple(classes.get(c, (0, 0))[i] / totals[i] for i in (0, 1)) for c in range(first, last + 1)}
+    # room for half of the first label and of the last
+    x = Scale(first, last + 1, LEFT + 8, WIDTH - RIGHT - 8)
+    y = Scale(0.0, max(max(pair) for pair in shares.values()), HEIGHT - BOTTOM, TOP)
+    parts: list[Markup] = []
+    for c, pair in shares.items():
+        for i, (share, class_) in enumerate(zip(pair, ("all", "kept"), strict=True)):
+            start, stop = x(c + 0.08 + 0.42 * i), x(c + 0.5 + 0.42 * i)
+            parts.append(
+                element("rect", x=start, y=y(share), width=stop - start, height=y(0.0) - y(share), class_=class_)
+            )
+    parts.append(line(LEFT, y(0.0), WIDTH - RIGHT, y(0.0), "axis"))
+    step = max(1, -(-(last + 1 - first) // 8))
+    for c in range(first, last + 2, step):
+        parts += [line(x(c), y(0.0), x(c), y(0.0) + 4, "axis"), label(x(c), y(0.0) + 16, f"{2 ** (c / 2):.3g}")]
+    described = f"{title}: documents of all windows and of kept ones, by length in windows"
+    return drawing(WIDTH, HEIGHT, described, *parts, label(LEFT, 12, title, "name", "start"))
+
+
+def change_bars(rows: Sequence[tuple[str, int, int, int]]) -> Markup:
+    """Tokens of each source that left, stay and entered, given as (source, left, both, entered)."""
+    width, row_height, left, right = 720.0, 30.0, 150.0, 210.0
+    x = Scale(0, max([1, *(sum(counts) for _, *counts in rows)]), left, width - right)
+    parts: list[Markup] = []
+    for i, (source, *counts) in enumerate(rows):
+        top, start = 6 + i * row_height, left
+        parts.append(label(left - 10, top + 15, source if len(source) <= 20 else source[:19] + "…", "row", "end"))
+        for count, class_ in zip(counts, ("left", "kept", "entered"), strict=True):
+            stop = start + x(count) - left
+            parts.append(element("rect", x=start, y=top, width=stop - start, height=20, class_=class_))
+            start = stop
+        gone, both, new = map(compact, counts)
+        parts.append(label(start + 8, top + 14.5, f"−{gone}, {both} in both, +{new}", "tick", "start"))
+    return drawing(width, 12 + len(rows) * row_height, "Tokens that left, stay and entered, by source", *parts)

@@ -24,8 +24,8 @@ from longattn.report.inspect_charts import (
     null_fits,
     times_average,
 )
-from longattn.report.page import number
 from longattn.report.text import visible
+from longattn.report.words import number
 from longattn.tables import write_text
 
 SHADES = 9

@@ -15,7 +15,7 @@ from longattn.expressions import Expression, columns_of, in_table
 from longattn.selection.database import Database, open_database
 from longattn.selection.keeping import check_rule, keep_best, source_limits
 from longattn.selection.loading import SIGNATURE, Inputs, load, mark_duplicates
-from longattn.selection.scoring import combined_score, score_windows
+from longattn.selection.scoring import combined_score, score_windows, tabulate_sources
 from longattn.selection.summary import Distribution, Quantity, Selection, SourceSummary, summarise
 from longattn.settings import Selecting
 from longattn.tables import Table, write_chunks
@@ -95,7 +95,7 @@ def select(
         load(database, inputs, columns, signatures, rule.where)
         duplicates = mark_duplicates(database)
         remarks = score_windows(database, score, shown, columns, rule.normalise_over)
-        scored_tokens = _tabulate_sources(database)
+        scored_tokens = tabulate_sources(database)
         keep_best(database, rule, source_limits(rule, scored_tokens))
         sources = summarise(database, list(readings))
         schema = SELECTION_SCHEMA if variance is None else SELECTION_SCHEMA.append(pa.field("score_se", pa.float64()))
@@ -119,16 +119,6 @@ def _variance(weights: Mapping[str, float], formulas: Mapping[str, Formula]) -> 
         return None
     variance = formulas[name].variance
     return None if variance is None else in_table(variance, name)
-
-
-def _tabulate_sources(database: Database) -> dict[str, int]:
-    """Make the table ``sources`` with the place at which each begins; returns their scored tokens."""
-    database.run("""
-        CREATE TABLE sources AS
-        SELECT source, min(rowid) AS first, coalesce(sum(num_tokens) FILTER (score IS NOT NULL), 0) AS scored_tokens
-        FROM ranked GROUP BY source
-    """)
-    return dict(database.rows("SELECT source, scored_tokens FROM sources ORDER BY source"))
 
 
 def _selection_rows(database: Database, readings: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -105,6 +105,16 @@ def score_windows(
     return remarks
 
 
+def tabulate_sources(database: Database) -> dict[str, int]:
+    """Make the table ``sources`` with the place at which each begins; returns their scored tokens."""
+    database.run("""
+        CREATE TABLE sources AS
+        SELECT source, min(rowid) AS first, coalesce(sum(num_tokens) FILTER (score IS NOT NULL), 0) AS scored_tokens
+        FROM ranked GROUP BY source
+    """)
+    return dict(database.rows("SELECT source, scored_tokens FROM sources ORDER BY source"))
+
+
 def _standardise(
     database: Database, expressions: Sequence[Expression], columns: Sequence[Column]
 ) -> tuple[Callable[[Expression], str], list[str]]:
