@@ -135,7 +135,7 @@ def test_line_numbers_of_rejects_are_the_files_own(recipe, tmp_path):
 
 def test_too_many_bad_records_stop_the_run(recipe, tmp_path):
     (tmp_path / "corpus" / "part-0.jsonl").write_bytes(b"{}\n" * 5)
-    with pytest.raises(CorpusError, match="5 records were rejected, more than max_errors=4"):
+    with pytest.raises(CorpusError, match="5 records were rejected or failed, more than max_errors=4"):
         verbs.measure(recipe, tmp_path / "run", replace(INLINE, max_errors=4))
     assert len((tmp_path / "run" / "rejects.jsonl").read_text().splitlines()) == 5
 

@@ -1,5 +1,6 @@
 """One forward pass per window for all scorers: what each of them asks of the model is gathered, run and handed out."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
     from longattn.models.base import LayerAttention, Model, Visit
 
+log = logging.getLogger(__name__)
+
 TOKENS_AT_ONCE = 4096
-"""Tokens of short windows, or of excerpts, that go through the model together."""
+"""Tokens of short windows, or of excerpts, that go through the model together; halved where memory runs out."""
 
 
 def other_models(asks: Sequence[Ask]) -> list[settings.Model]:
@@ -96,11 +99,64 @@ def look_together(asks: Sequence[Ask], model: "Model | None", windows: Sequence[
     predictions.setdefault(WholeWindow(), [[] for _ in windows])
     return [
         [
-            Seen(one.seen, {context: predictions[context][w] for context in ask.contexts})
+            _seen(one, {context: predictions[context][w] for context in ask.contexts})
             for ask, one in zip(asks, mine, strict=True)
         ]
         for w, mine in enumerate(layers)
     ]
+
+
+def look_at_all(
+    asks: Sequence[Ask], model: "Model | None", windows: Sequence[Window]
+) -> Iterator[tuple[Window, list[Seen]]]:
+    """Every window with what the model shows of it to each ask, in batches.
+
+    Where memory runs out the batches of this process become half as large, and are tried again: windows that share a
+    forward pass do not touch each other. Raises what the device raised once a batch is a single window and excerpt.
+    """
+    global TOKENS_AT_ONCE
+    waiting = list(windows)
+    while waiting:
+        batch = next(batches(waiting))
+        try:
+            seen = look_together(asks, model, batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or not _can_halve(asks, batch):
+                raise
+            seen = None
+        if seen is None:
+            # not in the handler above, which keeps alive what the error holds
+            TOKENS_AT_ONCE = max(1, min(TOKENS_AT_ONCE, len(batch) * len(batch[0].tokens)) // 2)
+            where = "the CPU" if model is None else model.device
+            log.warning("out of memory on %s: at most %d tokens go through it together now", where, TOKENS_AT_ONCE)
+            _free(model)
+            continue
+        yield from zip(batch, seen, strict=True)
+        waiting = waiting[len(batch) :]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that host or device memory ran out; torch has no one class for it."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).casefold() for word in words)
+    )
+
+
+def _can_halve(asks: Sequence[Ask], batch: Sequence[Window]) -> bool:
+    """Whether fewer tokens can go through the model at once than did."""
+    if len(batch) > 1:
+        return True
+    excerpts = [len(e.tokens) for ask in asks for context in ask.contexts for e in context.excerpts(batch[0])]
+    return any(excerpts.count(length) > 1 and 2 * length <= TOKENS_AT_ONCE for length in set(excerpts))
+
+
+def _free(model: "Model | None") -> None:
+    """Give back what the device keeps for later."""
+    if model is not None and model.device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def batches(windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
@@ -120,6 +176,7 @@ class _Layers:
         self.window = window
         self.rows = ask.rows(window) if ask.rows else None
         self.seen: dict[int, Columns] = {}
+        self.is_finite = True
 
     def show(self, attention: "LayerAttention", shown: npt.NDArray[np.int64] | None) -> None:
         """Let the ask observe its own rows among those ``shown`` (sorted; None for all)."""
@@ -131,7 +188,13 @@ class _Layers:
             place = self.rows if shown is None else np.searchsorted(shown, self.rows)
             chosen = torch.from_numpy(place).to(attention.q.device)
             attention = attention.at(chosen)
+        self.is_finite &= bool(torch.isfinite(attention.q).all()) and bool(torch.isfinite(attention.k).all())
         self.seen[attention.layer] = self.observe(attention._replace(window=self.window))
+
+
+def _seen(layers: _Layers, predictions: dict[Context, list[TokenScores]]) -> Seen:
+    numbers = (scores.log_probs for excerpts in predictions.values() for scores in excerpts)
+    return Seen(layers.seen, predictions, layers.is_finite and all(np.isfinite(part).all() for part in numbers))
 
 
 def _visit(asked: Sequence[Sequence[_Layers]], model: "Model") -> "tuple[list[int], Visit, torch.Tensor | None]":

@@ -1,6 +1,8 @@
 """The command line: one verb per stage, made from typed functions; everything heavy is imported when it is used."""
 
+import json
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -19,6 +21,7 @@ from cyclopts import App, Parameter
 from longattn import __version__
 from longattn.addresses import below
 from longattn.errors import LongAttnError
+from longattn.logs import Format, Level, Style, printable, show_log, style
 from longattn.recipes import RECIPES, Recipe, as_flags
 from longattn.settings import Calibrating, Compute, Corpus, Inspecting, Model, Needles, Validating, plain
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from longattn.report.diff import Difference, SourceChange
     from longattn.selection import Selection
     from longattn.validity import Comparison, Preset, Validation
+    from longattn.verbs import Status
 
 HELP = """Select long-context training data by measured long-range dependency.
 
@@ -43,13 +47,30 @@ Every setting is a flag, a key of a TOML or YAML file (`--config`), and a variab
 flags win over variables, variables over files, files over the recipe.
 """
 
+EPILOGUE = """Exit codes:
+
+* 0: done
+* 1: stopped by an error, which is named in one line; what is on disk stays good, and the same command goes on from it
+* 2: the command line was not understood, nothing was done
+* 3: done, but something was left out: documents or units in quarantine, or values that are no finite numbers
+* 130 and 143: stopped by Ctrl-C (SIGINT) or by SIGTERM; the same command goes on
+"""
+
+SHOWN = 10
+"""Units in quarantine, and documents of each, that a person is shown."""
+
+DONE, ERROR, USAGE, LEFT_OUT = 0, 1, 2, 3
+"""Exit codes; a signal's is 128 and its number."""
+
 app = App(
     name="longattn",
     help=HELP,
+    help_epilogue=EPILOGUE,
     help_format="markdown",
     version=__version__,
     default_parameter=Parameter(negative_iterable=(), show_env_var=False),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 Inputs = Annotated[str, Parameter(help="Files, folders or globs; SOURCE=PATH names the source.")]
@@ -83,8 +104,7 @@ def cut(
 
     with _progress() as progress:
         ledger = verbs.cut(_with_inputs(recipe, inputs), output, compute, progress)
-    _say_ledger(ledger, output)
-    return 0
+    return _say_ledger(ledger, output)
 
 
 @app.command
@@ -109,8 +129,7 @@ def measure(
         return _estimate(recipe, output, compute)
     with _progress() as progress:
         ledger = verbs.measure(recipe, output, compute, progress)
-    _say_ledger(ledger, output)
-    return 0
+    return _say_ledger(ledger, output)
 
 
 @app.command
@@ -226,34 +245,35 @@ def run(
         return _estimate(recipe, output, compute)
     with _progress() as progress:
         result = verbs.run(recipe, output, compute, progress)
-    _say_ledger(result.ledger, output)
+    code = _say_ledger(result.ledger, output)
     _say_selection(result.selection, output)
     _say(f"selected windows  {below(output, 'export/data')}")
     _say(f"all scores        {below(output, 'selection.parquet')}")
     _say(f"report            {below(output, 'report.html')}")
-    return 0
+    return code
 
 
 @app.command
-def status(folder: Folder) -> int:
-    """Show how far a run is; safe to call from a second terminal while it works."""
+def status(folder: Folder, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
+    """Show how far a run is, and what was left out; safe to call from a second terminal while it works.
+
+    Parameters
+    ----------
+    as_json
+        Print one JSON object, with all that is in quarantine.
+    """
     from longattn import verbs
 
     state = verbs.status(folder)
+    if as_json:
+        _say(json.dumps(plain(state), indent=1))
+        return DONE
     _say(f"{state.units} work units planned")
     for name, done in state.tables.items():
         _say(f"  {name:<40} {done} of {state.units} units")
-    for attempt in state.running:
-        if attempt["finished"]:
-            continue
-        silent = time.time() - attempt["updated"]
-        if silent > 60:
-            _say(f"  process {attempt['pid']} on {attempt['host']} was last heard of {silent / 60:.0f} min ago")
-            continue
-        left = attempt["seconds_left"]
-        remaining = f", {left / 60:.0f} min left" if left is not None else ""
-        rate = f"{attempt['tokens_per_second']:,.0f} tokens/s"
-        _say(f"  process {attempt['pid']} on {attempt['host']}: {attempt['windows']} windows, {rate}{remaining}")
+    for attempt in state.attempts:
+        _say(f"  {_attempt(attempt)}")
+    _say_left_out(state)
     _say("selected: " + ("yes" if state.selected else "not yet"))
     return 0
 
@@ -281,6 +301,36 @@ def verify(folder: Folder, *, json: bool = False) -> int:
         f"{found.files} files, {found.num_bytes / 1e6:,.1f} MB, are as they were written; {len(found.damaged)} damaged"
     )
     return 1 if found.damaged else 0
+
+
+@app.command
+def doctor(
+    *,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    model: Annotated[Model, Parameter(group="Model")] = Model(),
+    window: int = 4096,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> int:
+    """Check the installation, a model and an output folder before hours are spent; each line says what to do.
+
+    Parameters
+    ----------
+    output
+        A run folder, or a place for one: can it be written durably, is there room, is it in use, is it whole.
+    window
+        Tokens per window that the model is loaded for.
+    as_json
+        Print the findings as a JSON list.
+    """
+    from longattn.doctor import examine
+
+    findings = examine(model, window, output)
+    if as_json:
+        _say(json.dumps(plain(findings), indent=1))
+    else:
+        for one in findings:
+            _say(printable(f"{one.outcome}  {one.what:<14} {one.found}" + (f"; {one.advice}" if one.advice else "")))
+    return ERROR if any(one.outcome == "fail" for one in findings) else DONE
 
 
 @app.command
@@ -507,34 +557,46 @@ def _launch(
     ] = None,
     recipe: Annotated[str, Parameter(help=f"Settings to begin from: {', '.join(RECIPES)}.")] = "laptop",
     debug: Annotated[bool, Parameter(help="Show the traceback of an error.")] = False,
+    log_format: Annotated[Format, Parameter(help="Log lines as text, or each as a JSON object.")] = "text",
+    log_level: Annotated[Level, Parameter(help="What is worth a log line.")] = "info",
 ) -> int:
-    _show_log()
+    show_log(Style(log_format, log_level))
     sources: list[Any] = [cyclopts.config.Env("LONGATTN_", command=False)]
     if config is not None:
         reader = cyclopts.config.Toml if config.suffix == ".toml" else cyclopts.config.Yaml
         sources.append(reader(config, must_exist=True, use_commands_as_keys=False))
     if recipe not in RECIPES:
         _complain(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
-        return 2
+        return USAGE
     sources.append(_Base(recipe))
     app.config = tuple(sources)
     try:
-        return app(arguments, exit_on_error=True) or 0
-    except KeyboardInterrupt:
+        return app(arguments, exit_on_error=True) or DONE
+    except KeyboardInterrupt as stop:
         _complain("stopped; run the same command again to continue")
-        return 130
-    except (LongAttnError, ValueError, OSError) as error:
+        return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+    except Exception as error:
         if debug:
             traceback.print_exc()
-        _complain(str(error) or type(error).__name__)
-        return 1
+        _complain(_in_one_line(error))
+        return ERROR
 
 
-def _show_log() -> None:
-    """Let the package's log lines reach standard error, as it is now."""
-    log = logging.getLogger("longattn")
-    log.handlers = [logging.StreamHandler(sys.stderr)]
-    log.setLevel(logging.INFO)
+class _Stopped(KeyboardInterrupt):
+    """A signal asked the process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _in_one_line(error: Exception) -> str:
+    """What went wrong, for whom a traceback says nothing."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if not isinstance(error, (LongAttnError, ValueError, OSError)):
+        text = f"{type(error).__name__}: {text} (--debug shows where)"
+    return printable("; ".join([text or type(error).__name__, *getattr(error, "__notes__", [])]))
 
 
 @dataclass(frozen=True)
@@ -589,16 +651,29 @@ def _given(value: Any) -> Any:
 
 
 def launch(arguments: list[str]) -> int:
-    """Run the command line and return its exit code; a polite end (SIGTERM, preemption) counts as Ctrl-C."""
+    """Run the command line and return its exit code.
+
+    SIGTERM, which comes before a preemption, ends it as politely as Ctrl-C; a second signal of either kind ends it at
+    once.
+    """
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        for one in before:
+            signal.signal(one, end)
+        raise _Stopped(number)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def end(number: int, frame: object) -> None:
+        # processes notice that their parent is gone, and what they had in hand begins anew
+        os._exit(128 + number)
+
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    for one in before:
+        signal.signal(one, interrupt)
     try:
         return app.meta(arguments)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _with_inputs(recipe: Recipe, inputs: tuple[str, ...]) -> Recipe:
@@ -618,7 +693,8 @@ def _estimate(recipe: Recipe, output: str, compute: Compute) -> int:
     return 0
 
 
-def _say_ledger(ledger: Mapping[str, int], output: str) -> None:
+def _say_ledger(ledger: Mapping[str, int], output: str) -> int:
+    """Say what became of the input; returns the exit code that it deserves."""
     rejected = {key.removeprefix("rejected."): n for key, n in ledger.items() if key.startswith("rejected.")}
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items()))
     _say(
@@ -629,6 +705,44 @@ def _say_ledger(ledger: Mapping[str, int], output: str) -> None:
     broken = sum(n for key, n in ledger.items() if key.startswith("non_finite."))
     if broken:
         _complain(f"{broken} measurements are not finite numbers; their windows are never selected")
+    failed = max((n for key, n in ledger.items() if key.startswith("failed.")), default=0)
+    crashed, units = rejected.get("crashed", 0), ledger.get("units_failed", 0)
+    if failed or crashed or units:
+        _complain(
+            f"left out: {units} whole work units, {crashed} documents that could not be cut, "
+            f"{failed} windows that could not be measured; `longattn status {output}` says why, --retry tries again"
+        )
+    return LEFT_OUT if broken or failed or crashed or units else DONE
+
+
+def _attempt(said: Mapping[str, Any]) -> str:
+    """What an attempt last said, in one line."""
+    who = f"{said['engine']}, process {said['pid']} on {said['host']}" + (f", {said['shard']}" if said["shard"] else "")
+    did = f"{said['units_done']} of {said['units']} units, {said['windows']} windows"
+    if reasons := ", ".join(f"{n} {reason}" for reason, n in sorted(said["rejects"].items())):
+        did += f", rejected {reasons}"
+    if said["phase"] != "running":
+        return f"{who}: {said['phase']}, {did}" + (f": {printable(said['message'])}" if said["message"] else "")
+    if said["silent"] > 60:
+        return f"{who}: {did}; last heard of {said['silent'] / 60:.0f} min ago"
+    left = said["seconds_left"]
+    remaining = f", about {left / 60:.0f} min left" if left is not None else ""
+    return f"{who}: {did}, {said['tokens_per_second']:,.0f} tokens/s{remaining}"
+
+
+def _say_left_out(state: "Status") -> None:
+    """Rejects by reason, and the first of what is in quarantine."""
+    for key, count in sorted(state.ledger.items()):
+        if key.startswith("rejected.") and count:
+            _say(f"  rejected: {count} {key.removeprefix('rejected.')}")
+    for entry in state.quarantine[:SHOWN]:
+        if entry["whole"]:
+            _say(f"  left out: unit {entry['unit']} ({', '.join(entry['files'][:2])}): {entry['whole']}")
+        for one in entry["failures"][:SHOWN]:
+            where = f"{one['file']} at {one['position']}" + (f", id {one['doc_id']}" if one["doc_id"] else "")
+            _say(printable(f"  left out by {entry['stage']}: {where}: {one['reason']}: {one['detail']}"))
+    if (more := len(state.quarantine) - SHOWN) > 0:
+        _say(f"  left out: {more} more units, see --json")
 
 
 def _say_selection(selection: "Selection", folder: str) -> None:
@@ -739,7 +853,10 @@ def _say(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"longattn: {text}\n")
+    if style().format == "json":
+        logging.getLogger("longattn").error("%s", text)
+    else:
+        sys.stderr.write(f"longattn: {text}\n")
 
 
 @contextmanager

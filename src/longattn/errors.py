@@ -41,3 +41,13 @@ class StoreError(LongAttnError):
 
 class PresetError(LongAttnError):
     """The preset cannot be used: not there, damaged, or of another kind."""
+
+
+def is_fatal(error: BaseException, *, out_of_memory: bool = True) -> bool:
+    """Whether an error ends the run because it says nothing of the document in hand: ours, the disk's, Ctrl-C.
+
+    Whether memory running out says something of the document depends on what else was in memory.
+    """
+    if isinstance(error, MemoryError):
+        return out_of_memory
+    return isinstance(error, (LongAttnError, OSError, KeyboardInterrupt, SystemExit, GeneratorExit))

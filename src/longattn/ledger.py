@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from longattn.errors import LongAttnError
 from longattn.measuring import Job
+from longattn.quarantine import Quarantine
 from longattn.records import WorkUnit
 from longattn.tables import Receipt, Table
 
@@ -32,6 +33,16 @@ class Books:
         """The tables that this job measures."""
         return cls(job.documents, job.windows, {scorer.name: job.table(scorer) for scorer in job.scorers}, units)
 
+    @property
+    def quarantine(self) -> Quarantine:
+        """What is left out of the run."""
+        return Quarantine(self.documents.run)
+
+    @property
+    def folders(self) -> set[str]:
+        """Names of the tables' folders."""
+        return {table.folder.name for table in (self.documents, self.windows, *self.scorers.values())}
+
     @cached_property
     def receipts(self) -> dict[str, Receipt]:
         """Those of the documents table, by unit, in plan order."""
@@ -47,8 +58,8 @@ class Books:
 def balance(books: Books) -> Counter[str]:
     """What was read and what became of it, summed over the units that are on disk.
 
-    ``documents = windowed + too_short + rejected.*`` and, per scorer, ``windows = scored + non_finite``. Raises
-    :class:`LedgerError` if that does not hold.
+    ``documents = windowed + too_short + rejected.*`` and, per scorer, ``windows = scored + non_finite + failed`` of
+    the units that it has measured or that are left out. Raises :class:`LedgerError` if that does not hold.
     """
     total: Counter[str] = Counter()
     for receipt in books.receipts.values():
@@ -60,16 +71,22 @@ def balance(books: Books) -> Counter[str]:
     if became != total["documents"]:
         raise LedgerError(f"{total['documents']} documents were read but {became} are accounted for: {dict(total)}")
     books.windows.bring((unit.id for unit in books.units), rows=False)
+    left_out = {entry.unit: set(entry.tables) for entry in books.quarantine.entries() if entry.whole}
     for name, table in books.scorers.items():
         table.bring((unit.id for unit in books.units), rows=False)
         for unit in books.units:
-            if (receipt := table.receipt(unit.id)) is None:
-                continue
             windows = books.windows.receipt(unit.id)
+            if (receipt := table.receipt(unit.id)) is None:
+                if windows is not None and table.folder.name in left_out.get(unit.id, ()):
+                    total[f"failed.{name}"] += windows.rows
+                continue
             if windows is None or windows.rows != receipt.rows:
                 raise LedgerError(f"{name} holds {receipt.rows} rows for unit {unit.id}, not its windows")
-            total[f"scored.{name}"] += receipt.rows - receipt.counts["non_finite"]
-            total[f"non_finite.{name}"] += receipt.counts["non_finite"]
+            bad, failed = receipt.counts["non_finite"], receipt.counts.get("failed", 0)
+            total[f"scored.{name}"] += receipt.rows - bad - failed
+            total[f"non_finite.{name}"] += bad
+            total[f"failed.{name}"] += failed
+    total["units_failed"] = sum(bool(left_out.get(unit.id, set()) & books.folders) for unit in books.units)
     return total
 
 
@@ -78,7 +95,7 @@ def _rejected(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def rejects(books: Books) -> Iterator[dict[str, Any]]:
-    """The lines of ``rejects.jsonl``: records that became no document, in plan order, then duplicate ids."""
+    """The lines of ``rejects.jsonl``: records that became no document, in plan order, duplicate ids, failures."""
     columns = ["file", "line", "position", "reason", "detail"]
     lines_before: Counter[str] = Counter()
     for unit in books.units:
@@ -97,6 +114,12 @@ def rejects(books: Books) -> Iterator[dict[str, Any]]:
     for row in books.duplicates:
         detail = f"id {row['doc_id']!r} was read before at {row['first']}"
         yield {name: row.get(name) for name in columns} | {"reason": "duplicate_id", "detail": detail}
+    for entry in books.quarantine.entries():
+        # those that could not be cut are rows of the documents table
+        if entry.stage == "measure" and books.folders & set(entry.tables):
+            for one in entry.failures:
+                detail = f"not measured ({', '.join(entry.tables)}): {one.detail}"
+                yield {"file": one.file, "line": None, "position": one.position, "reason": one.reason, "detail": detail}
 
 
 def _duplicates(books: Books) -> list[dict[str, Any]]:

@@ -5,19 +5,22 @@ import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from longattn import corpus, settings
-from longattn.asking import batches, load_model_for, look_together, other_models
-from longattn.errors import DamageError
+from longattn.asking import load_model_for, look_at_all, other_models
+from longattn.errors import DamageError, is_fatal
+from longattn.logs import printable
 from longattn.models import Checkpoint
+from longattn.quarantine import Failure, Place, Quarantine, place_of
 from longattn.records import Document, Reject, Window, WorkUnit
 from longattn.scorers import Ask, Columns, PilotScorer, Scorer, Seen
 from longattn.tables import RunFolder, Table
@@ -122,6 +125,16 @@ class Job:
     def _tables(self) -> list[Table]:
         return self.tables()
 
+    @property
+    def quarantine(self) -> Quarantine:
+        """What is left out of the run."""
+        return Quarantine(self.run)
+
+    def left_out(self, unit: str) -> dict[Place, Failure]:
+        """Documents of a unit that are rejected unseen, because they could not be cut before."""
+        entry = self.quarantine.entry(unit, "cut", (self.documents, self.windows))
+        return {failure.place: failure for failure in entry.failures}
+
     def is_done(self, unit: str) -> bool:
         """Whether every table of the unit is there; a damaged one is not, and the log says why."""
         try:
@@ -159,18 +172,34 @@ class CutUnit:
     """A work unit read and cut: its windows with their tokens, a row per record, and what was counted."""
 
     unit: str
+    files: list[str] = field(default_factory=list)
+    """Input files."""
     windows: list[Window] = field(default_factory=list)
     documents: list[dict[str, Any]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def cut_unit(unit: WorkUnit, job: Job, tokenizer: Tokenizer) -> CutUnit:
-    """Read and cut a unit; every record becomes a row, whatever became of it."""
-    result = CutUnit(unit.id)
+def cut_unit(
+    unit: WorkUnit, job: Job, tokenizer: Tokenizer, on_document: Callable[[Place | None], None] | None = None
+) -> CutUnit:
+    """Read and cut a unit; every record becomes a row, whatever became of it.
+
+    ``on_document`` is told which document comes next before anything is done with it, and None after it.
+    """
+    result = CutUnit(unit.id, [part.file for part in unit.slices])
+    left_out = job.left_out(unit.id)
     reader = corpus.read_unit(unit, job.corpus)
     for record in reader:
         if isinstance(record, Document):
-            record = _cut_document(record, job.window.length, tokenizer, result)
+            place = (record.file, record.position)
+            if on_document:
+                on_document(place)
+            if failure := left_out.get(place):
+                record = Reject(*place, record.line, failure.reason, failure.detail)
+            else:
+                record = _cut_document(record, job.window.length, tokenizer, result)
+            if on_document:
+                on_document(None)
         if isinstance(record, Reject):
             result.documents.append({**asdict(record), "status": "rejected"})
             result.counts[f"rejected.{record.reason}"] += 1
@@ -185,8 +214,13 @@ def _cut_document(document: Document, length: int, tokenizer: Tokenizer, result:
     """Add a document's windows and row to ``result``; a reject if it cannot be tokenised."""
     try:
         tokenized = tokenizer.encode(document.text)
-    except ValueError as error:
-        return Reject(document.file, document.position, document.line, "untokenizable", str(error))
+    except BaseException as error:
+        # a panic of a Rust library is no Exception
+        if is_fatal(error):
+            error.add_note(f"in work unit {result.unit}, {document.file} at position {document.position}")
+            raise
+        detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return Reject(document.file, document.position, document.line, "untokenizable", printable(detail)[:200])
     if document.turns and len(tokenized.ids) > length:
         detail = f"the sample has {len(tokenized.ids)} tokens, more than window.length, {length}"
         return Reject(document.file, document.position, document.line, "too_long", detail)
@@ -238,35 +272,65 @@ def measure_each(
     """The columns of each of the scorers, among which may be several of one name, for at least one window."""
     asks = [(k, ask) for k, scorer in enumerate(scorers) if (ask := scorer.ask())]
     measured: dict[int, list[Columns]] = {k: [] for k, _ in asks}
-    for batch in batches(windows):
-        for window, seen in zip(batch, look_together([ask for _, ask in asks], model, batch), strict=True):
-            for (k, _), one in zip(asks, seen, strict=True):
-                measured[k].append(scorers[k].measure([window], one))
-            if on_window:
-                on_window(len(window.tokens))
-    return [_stack(measured[k]) if k in measured else s.measure(windows, Seen()) for k, s in enumerate(scorers)]
+    for window, seen in look_at_all([ask for _, ask in asks], model, windows):
+        for (k, _), one in zip(asks, seen, strict=True):
+            columns = scorers[k].measure([window], one)
+            measured[k].append(columns if one.is_finite else _without_values(columns))
+        if on_window:
+            on_window(len(window.tokens))
+    return [stack_columns(measured[k]) if k in measured else s.measure(windows, Seen()) for k, s in enumerate(scorers)]
 
 
-def _stack(parts: Sequence[Columns]) -> dict[str, np.ndarray]:
+def _without_values(columns: Columns) -> dict[str, npt.NDArray]:
+    """The columns with NaN for every number that a NaN or infinity of the model may have gone into, seen or not."""
+    return {n: np.full_like(c, np.nan) if c.dtype.kind == "f" else c for n, c in columns.items()}
+
+
+def stack_columns(parts: Sequence[Columns]) -> dict[str, np.ndarray]:
+    """The rows of several groups of windows, one after another."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def commit_unit(job: Job, cut: CutUnit, measured: Mapping[str, Columns]) -> dict[str, int]:
-    """Write the unit's tables that are not there yet, durably; returns what was counted."""
+def commit_unit(
+    job: Job, cut: CutUnit, measured: Mapping[str, Columns] | None, failed: Collection[Place] = ()
+) -> dict[str, int]:
+    """Write the unit's tables that are not there yet, durably; returns what was counted.
+
+    Windows of documents that ``failed`` have no values: NaN, or null where a column holds integers. With ``measured``
+    None only documents and windows are written.
+    """
     versions = package_versions()
     counts = dict(cut.counts)
     rows = {"documents": pa.Table.from_pylist(cut.documents, DOCUMENTS), "windows": _window_rows(cut.windows)}
     for table in (job.documents, job.windows):
         if not table.holds(cut.unit):
             table.commit(cut.unit, rows[table.name], cut.counts, versions)
+    missing = np.array([place_of(window) in failed for window in cut.windows], dtype=bool)
+    if measured is None:
+        return counts
     for scorer in job.scorers:
+        if job.table(scorer).holds(cut.unit):
+            continue
         columns = measured.get(scorer.name, {})
-        bad = _count_non_finite(columns)
-        counts["non_finite"] = counts.get("non_finite", 0) + bad
-        if not job.table(scorer).holds(cut.unit):
-            found = {"windows": len(cut.windows), "non_finite": bad}
-            job.table(scorer).commit(cut.unit, scorer_rows(scorer, cut.windows, columns), found, versions)
+        bad = _non_finite(columns, missing)
+        if bad.any():
+            _warn_of_non_finite(cut, scorer, columns, bad)
+        found = {"windows": len(cut.windows), "non_finite": int(bad.sum()), "failed": int(missing.sum())}
+        counts["non_finite"] = counts.get("non_finite", 0) + found["non_finite"]
+        job.table(scorer).commit(cut.unit, scorer_rows(scorer, cut.windows, columns, missing), found, versions)
     return counts
+
+
+def _warn_of_non_finite(cut: CutUnit, scorer: Scorer, columns: Columns, bad: npt.NDArray[np.bool_]) -> None:
+    """Name the first window whose values are no numbers."""
+    first = int(np.flatnonzero(bad)[0])
+    names = [n for n, c in columns.items() if c.dtype.kind == "f" and not np.isfinite(c[first]).all()]
+    window = cut.windows[first]
+    log.warning(
+        "unit %s: %d of %d windows have values of %s that are not finite numbers and are never selected; the first is"
+        " %s in %s (columns %s)",
+        cut.unit, bad.sum(), len(bad), scorer.name, printable(window.id), window.file, ", ".join(names),
+    )  # fmt: skip
 
 
 def _window_rows(windows: Sequence[Window]) -> pa.Table:
@@ -281,22 +345,33 @@ def _window_rows(windows: Sequence[Window]) -> pa.Table:
     return pa.Table.from_pylist(rows, WINDOWS)
 
 
-def scorer_rows(scorer: Scorer, windows: Sequence[Window], columns: Columns) -> pa.Table:
-    """A scorer's columns of some windows as they are stored, with the windows' ids; none where there are no windows."""
+def scorer_rows(
+    scorer: Scorer, windows: Sequence[Window], columns: Columns, missing: npt.NDArray[np.bool_] | None = None
+) -> pa.Table:
+    """A scorer's columns of some windows as they are stored, with the windows' ids; none where there are no windows.
+
+    Integers of windows that are ``missing`` become null; the other columns of these are NaN already.
+    """
     types = {"float64": pa.float64(), "int64": pa.int64(), "int32": pa.int32()}
     types |= {"list<float64>": pa.list_(pa.float64()), "list<uint32>": pa.list_(pa.uint32())}
     schema = pa.schema([("window_id", pa.string()), *((n, types[t]) for n, t in scorer.schema().items())])
     data: dict[str, Any] = {"window_id": [window.id for window in windows]}
     for name in scorer.schema():
-        column = columns[name] if windows else []
-        data[name] = list(column) if np.ndim(column) == 2 else column
+        column = columns[name] if windows else np.empty(0)
+        if column.ndim == 2:
+            column = list(column)
+            if missing is not None and columns[name].dtype.kind != "f":
+                column = [None if gone else row for row, gone in zip(column, missing, strict=True)]
+        elif missing is not None and missing.any() and column.dtype.kind != "f":
+            column = pa.array(column, mask=missing)
+        data[name] = column
     return pa.Table.from_pydict(data, schema)
 
 
-def _count_non_finite(columns: Columns) -> int:
-    """Windows with a value that is not a finite number."""
+def _non_finite(columns: Columns, missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which windows were measured and have a value that is not a finite number."""
     bad = [~np.isfinite(c).reshape(len(c), -1).all(axis=1) for c in columns.values() if c.dtype.kind == "f"]
-    return int(np.logical_or.reduce(bad).sum()) if bad else 0
+    return np.logical_or.reduce([np.zeros_like(missing), *bad]) & ~missing
 
 
 @cache

@@ -137,8 +137,14 @@ class Compute:
     CPU: ``auto`` makes the table for a corpus that uses most of it, and uses one that is there."""
     shard: str | None = None
     """``K/N``: do only every N-th work unit, beginning with the K-th (0-based)."""
-    max_errors: int | None = None
-    """Stop when more records than this are rejected in one attempt; None never stops."""
+    max_errors: int | str | None = None
+    """Stop when more records than this are rejected or fail in one attempt: a number, or a share of the documents read
+    such as ``0.1%``. Without it no number of rejects stops a run, and ten failures in a row do."""
+    metrics: str | None = None
+    """Keep a file in the Prometheus text format up to date while measuring, for a node exporter's textfile collector;
+    its name should end in ``.prom``."""
+    retry: bool = False
+    """Try again what is in quarantine."""
     limit: int | None = None
     """For a first look: begin no further work unit once this many windows are measured; nothing measured is wasted."""
 

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from longattn import stores
 from longattn.addresses import below, is_uri
 from longattn.errors import DamageError, RunError
+from longattn.locks import holder, locked
 from longattn.records import Slice, WorkUnit
 from longattn.seals import SealError, Written, check_parquet, parquet_writer, seal_json, unseal_json
 from longattn.settings import fingerprint, plain
@@ -56,10 +57,13 @@ def durable(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         stores.publish(temporary, path)
         temporary.rename(path)
-    except BaseException:
+    except BaseException as error:
         # what went wrong is what counts, not that the leftover could not be removed: the next start does that
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            # a full disk names no file
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 
@@ -516,24 +520,27 @@ class RunFolder:
     def lock(self, name: str | None = None, *, wait: bool = False) -> Iterator[None]:
         """Hold the folder, or a part of it such as a shard, for this process.
 
-        A second process waits, or gets a :class:`RunError` that names the first.
+        A second process waits, or gets a :class:`RunError` that names the first; so does one that wants the whole
+        folder while shards work in it, or the other way round. Raises :class:`RunError` for a folder that cannot be
+        written, before anything else is done.
         """
-        make_folder(self.root)
-        path = self.root / (".lock" if name is None else f".lock-{name.replace('/', '-of-')}")
-        with path.open("a+") as file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(self._lock_file(name), wait=wait))
             except OSError as error:
-                file.seek(0)
-                owner = file.read().strip() or "another process"
-                raise RunError(f"{self.place} is in use by {owner}; wait for it or choose another folder") from error
-            file.truncate(0)
-            owner = f"process {os.getpid()} on {socket.gethostname()}"
-            file.write(owner)
-            file.flush()
+                raise RunError(f"{self.place} cannot be written: {error.strerror or error}") from error
+            if name is None or "/" in name:
+                others = self.root.glob(".lock-*-of-*[0-9]") if name is None else [self._lock_file(None)]
+                for other in others:
+                    if owner := holder(other):
+                        raise RunError(f"{self.place} is in use by {owner}; wait for it or choose another folder")
             # processes of this machine are kept apart above, others here
+            owner = f"process {os.getpid()} on {socket.gethostname()}"
             with stores.claim(self.root / "locks" / (name or "run").replace("/", "-of-"), owner, wait=wait):
                 yield
+
+    def _lock_file(self, name: str | None) -> Path:
+        return self.root / (".lock" if name is None else f".lock-{name.replace('/', '-of-')}")
 
 
 def _elsewhere(uri: str, plan: str) -> RunFolder:

@@ -9,19 +9,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from longattn import corpus, engines, measuring, settings
 from longattn.addresses import below, is_uri
 from longattn.asking import load_model_for, resolve_others
-from longattn.errors import DamageError, RunError
+from longattn.errors import CorpusError, DamageError, RunError
 from longattn.expressions import Constant, evaluate
 from longattn.ledger import Books, balance, rejects
+from longattn.locks import holder
 from longattn.measuring import Job
 from longattn.pilots import with_pilots
 from longattn.presets import read_preset
+from longattn.quarantine import Quarantine
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
 from longattn.scorers import SCORERS, PilotScorer
@@ -97,27 +99,43 @@ def measure(
     ``manifest.json`` and ``timings.json``.
     """
     compute = compute or settings.Compute()
-    job = prepare(recipe, output)
-    began = time.time()
-    units = job.run.plan()
-    if compute.shard is None or not units:
-        # shards work on one plan, which the first of them makes
-        units = corpus.list_units(recipe.corpus, units)
-    with job.run.lock(compute.shard):
-        job.run.sweep()
-        job.run.write_plan(units)
+    engines.check(compute)
+    run, began, started = RunFolder.at(output), time.time(), time.monotonic()
+    # a folder that is in use, or cannot be written, is no reason to look up a model first
+    with run.lock(compute.shard):
+        run.sweep()
+        job = prepare(recipe, output)
+        units = run.plan()
+        if compute.shard is None or not units:
+            # shards work on one plan, which the first of them makes
+            units = corpus.list_units(recipe.corpus, units)
+        run.write_plan(units)
         if any(isinstance(scorer, PilotScorer) for scorer in job.scorers):
             job = with_pilots(job, units, engines.devices(compute)[0])
+        _open(job, recipe)
         try:
             attempt = engines.measure(job, units, compute, progress)
-        finally:
-            ledger = _close(job, recipe, units)
-        _write_timings(job, began, attempt, compute)
+        except (CorpusError, RunError):
+            _close(job, units)
+            raise
+        ledger = _close(job, units)
+        _write_timings(job, began, time.monotonic() - started, attempt, compute)
     return ledger
 
 
-def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:
-    """Add up what is on disk and write it down; also after an interruption, so that the folder can be looked at."""
+def _open(job: Job, recipe: Recipe) -> None:
+    """Write down what is going to be measured, so that a run that is stopped can be looked at and selected from."""
+    tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
+    job.run.update_manifest(
+        recipe=recipe,
+        versions=measuring.package_versions(),
+        model={"name": job.checkpoint.name, "hash": job.checkpoint.hash},
+        tables={**job.run.manifest().get("tables", {}), **tables},
+    )
+
+
+def _close(job: Job, units: Sequence[WorkUnit]) -> Counter[str]:
+    """Add up what is on disk and write it down."""
     # of several shards, the last one must be the last to look as well
     with job.run.lock("ledger", wait=True), job.run.replacing("rejects.jsonl") as sections:
         books = Books.of(job, units)
@@ -128,18 +146,11 @@ def _close(job: Job, recipe: Recipe, units: Sequence[WorkUnit]) -> Counter[str]:
         for table in job.tables():
             if table.folder.exists():
                 table.describe()
-        tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
-        sections.update(
-            recipe=recipe,
-            versions=measuring.package_versions(),
-            model={"name": job.checkpoint.name, "hash": job.checkpoint.hash},
-            tables={**job.run.manifest().get("tables", {}), **tables},
-            ledger=ledger,
-        )
+        sections.update(ledger=ledger)
     return ledger
 
 
-def _write_timings(job: Job, began: float, counts: Counter[str], compute: settings.Compute) -> None:
+def _write_timings(job: Job, began: float, seconds: float, counts: Counter[str], compute: settings.Compute) -> None:
     """Append this attempt to ``timings.json``, which alone holds times and facts of the machine."""
     path = job.run.root / "timings.json"
     try:
@@ -148,12 +159,11 @@ def _write_timings(job: Job, began: float, counts: Counter[str], compute: settin
         # no result hangs on it, so the hours of this attempt must not
         log.warning("%s; attempts before this one are forgotten", error)
         attempts = []
-    seconds = time.time() - began
     facts: dict[str, Any] = {
         "began": began,
         "seconds": seconds,
         "windows": counts["windows"],
-        "tokens_per_second": counts["tokens"] / seconds,
+        "tokens_per_second": counts["tokens"] / max(1e-9, seconds),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "compute": settings.plain(compute),
@@ -445,8 +455,13 @@ class Status:
     tables: dict[str, int]
     """Units done, by table."""
     ledger: dict[str, int]
-    running: list[dict[str, Any]]
-    """What running attempts last said, one entry per shard."""
+    attempts: list[dict[str, Any]]
+    """What attempts last said, one entry per shard (see :mod:`longattn.engines.progress`), and ``silent``, the seconds
+    since then."""
+    quarantine: list[dict[str, Any]]
+    """What is left out of work units (see :mod:`longattn.quarantine`)."""
+    owner: str | None
+    """Who holds the folder's lock."""
     selected: bool
 
 
@@ -463,9 +478,18 @@ def status(output: str | Path) -> Status:
         if settings_file.exists():
             table = run.table(folder.name.rsplit("-", 1)[0], read_sealed(settings_file))
             tables[folder.name] = sum(table.holds(unit.id) for unit in units)
-    running = [json.loads(path.read_bytes()) for path in sorted(run.root.glob("progress*.json"))]
-    selected = run.entry(run.root / "selection.parquet") is not None or (run.root / "selection.parquet").exists()
-    return Status(len(units), tables, run.manifest().get("ledger", {}), running, selected)
+    now = time.time()
+    attempts = [{**said, "silent": max(0.0, now - said["updated"])} for said in engines.read_progress(run.root)]
+    owner = holder(run.root / ".lock")
+    return Status(
+        len(units),
+        tables,
+        run.manifest().get("ledger", {}),
+        attempts,
+        [asdict(entry) for entry in Quarantine(run).entries()],
+        None if owner is None else str(owner),
+        run.entry(run.root / "selection.parquet") is not None or (run.root / "selection.parquet").exists(),
+    )
 
 
 def verify(output: str | Path) -> "Verification":

@@ -1,22 +1,26 @@
-"""Processes that die, models that cannot be loaded, shards."""
+"""Processes that die, documents that fail, models that cannot be loaded, shards."""
 
 import importlib
 import json
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 
 from longattn import engines, verbs
 from longattn.engines.embedded import shard_of
-from longattn.errors import ModelError, RunError
+from longattn.engines.tally import Allowed
+from longattn.errors import CorpusError, ModelError, RunError
+from longattn.ledger import Books, balance, rejects
 from longattn.recipes import Recipe
 from longattn.records import Slice, WorkUnit
 from longattn.settings import Compute, Corpus, Model, Windowing
 
 PROCESSES = Compute(workers=1, devices=("cpu",))
+INLINE = Compute(workers=0, devices=("cpu",))
 
 # in a file, so that the processes can import it
-KILLER = """
+FAULTY = """
 import os
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,47 +32,221 @@ from longattn.scorers import Scorer
 
 
 @dataclass(frozen=True)
-class Killer(Scorer):
-    name: ClassVar[str] = "killer"
+class Faulty(Scorer):
+    name: ClassVar[str] = "faulty"
+
+    poison: tuple[str, ...] = ()
+    kills: bool = False
 
     def measurement(self):
         return {}
 
     def schema(self):
-        return {"killer": "float64"}
+        return {"value": "float64", "several": "list<float64>", "number": "int64", "words": "list<uint32>"}
 
     def measure(self, windows, layers):
-        if any(window.doc_id == "poison" for window in windows):
-            os._exit(1)
-        return {"killer": np.zeros(len(windows))}
+        for window in windows:
+            if any(word in window.doc_id for word in self.poison):
+                if self.kills:
+                    os._exit(1)
+                raise ArithmeticError(f"no number for {window.doc_id}")
+        values = np.array([float(window.start + len(window.doc_id)) for window in windows])
+        several = np.stack([values, -values], axis=1)
+        return {
+            "value": values, "several": several,
+            "number": values.astype(np.int64), "words": several.astype(np.int64).astype(np.uint32),
+        }
 
     def score(self):
-        return column("killer")
+        return column("value") + column("number")
 """
 
 
 @pytest.fixture
+def faulty(tmp_path, monkeypatch):
+    """A scorer that fails, or kills its process, at documents whose id holds certain words."""
+    (tmp_path / "faulty_scorer.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    importlib.invalidate_caches()
+    return importlib.import_module("faulty_scorer").Faulty
+
+
+@pytest.fixture
 def recipe(tiny_model_folder, tmp_path):
-    """Six files of a document each, a unit each."""
-    for i in range(6):
-        record = {"id": "poison" if i == 3 else str(i), "text": f"file {i} " * 30}
-        (tmp_path / f"{i}.jsonl").write_text(json.dumps(record))
+    """Three files of four documents each, two windows a document, a unit each file."""
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        records = [{"id": f"{i}-{d}", "text": f"file {i} document {d} " * 6} for d in range(4)]
+        (tmp_path / "in" / f"{i}.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     return Recipe(
-        corpus=Corpus(inputs=(str(tmp_path / "*.jsonl"),), unit_bytes=1000),
+        corpus=Corpus(inputs=(str(tmp_path / "in"),), source="all", unit_bytes=1000),
         window=Windowing(length=64),
         model=Model(name=str(tiny_model_folder)),
     )
 
 
-def test_a_unit_that_kills_its_process_is_named_and_the_others_are_measured(recipe, tmp_path, monkeypatch):
-    (tmp_path / "killer.py").write_text(KILLER)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    job = replace(verbs.prepare(recipe, tmp_path / "run"), scorers=(importlib.import_module("killer").Killer(),))
-    units = verbs.plan(recipe, tmp_path / "run")
-    with pytest.raises(RunError, match=r"1 work units twice ended the process .*3\.jsonl"):
-        engines.measure(job, units, PROCESSES)
-    assert [job.is_done(unit.id) for unit in units] == [True, True, True, False, True, True]
+def job_of(recipe, folder, *scorers):
+    units = verbs.plan(recipe, folder)
+    return replace(verbs.prepare(recipe, folder), scorers=scorers), units
+
+
+def columns_of(job, units):
+    """The rows of a job's scorers, but those of documents that failed."""
+    return {
+        scorer.name: [row for table in job.table(scorer).read([u.id for u in units]) for row in table.to_pylist()]
+        for scorer in job.scorers
+    }
+
+
+@pytest.mark.parametrize("compute", [INLINE, PROCESSES], ids=["inline", "processes"])
+def test_a_document_that_raises_is_left_out_with_its_reason_and_the_rest_is_measured(
+    recipe, faulty, tmp_path, compute, caplog
+):
+    calm, units = job_of(recipe, tmp_path / "calm", faulty())
+    engines.measure(calm, units, compute)
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-2",)))
+    counts = engines.measure(job, units, compute)
+    assert counts["documents_failed"] == 1
+    assert all(job.is_done(unit.id) for unit in units)
+    for expected, row in zip(columns_of(calm, units)["faulty"], columns_of(job, units)["faulty"], strict=True):
+        if row["window_id"].startswith("1-2@"):
+            assert row["value"] != row["value"]
+            assert row["number"] is row["words"] is None
+        else:
+            assert row == expected
+    [entry] = job.quarantine.entries()
+    [failure] = entry.failures
+    assert (failure.doc_id, failure.reason, failure.windows) == ("1-2", "failed", 2)
+    assert failure.detail == "ArithmeticError: no number for 1-2"
+    ledger = balance(Books.of(job, units))
+    assert ledger["windows"] == ledger["scored.faulty"] + ledger["failed.faulty"] == 24
+    assert ledger["failed.faulty"] == 2
+    [line] = rejects(Books.of(job, units))
+    assert (line["reason"], line["position"]) == ("failed", failure.position)
+    if compute is INLINE:
+        [message] = [record.getMessage() for record in caplog.records if "the document in" in record.getMessage()]
+        assert entry.unit in message
+        assert "1.jsonl at" in message
+        assert "ArithmeticError" in message
+
+
+def test_a_document_that_kills_its_process_is_found_and_left_out(recipe, faulty, tmp_path):
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-2", "2-0"), kills=True))
+    counts = engines.measure(job, units, PROCESSES)
+    assert all(job.is_done(unit.id) for unit in units)
+    failures = {f.doc_id: f for entry in job.quarantine.entries() for f in entry.failures}
+    assert failures.keys() == {"1-2", "2-0"}
+    assert {failure.reason for failure in failures.values()} == {"crashed"}
+    assert failures["1-2"].detail == "its process ended with exit code 1"
+    ledger = balance(Books.of(job, units))
+    assert (ledger["scored.faulty"], ledger["failed.faulty"]) == (20, 4)
+    assert counts["documents_failed"] == 2
+    progress = json.loads((tmp_path / "run" / "progress.json").read_bytes())
+    assert (progress["phase"], progress["documents_failed"]) == ("done", 2)
+    assert progress["deaths"] >= 4
+
+
+def test_what_is_in_quarantine_is_left_alone_until_it_is_asked_for(recipe, faulty, tmp_path):
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-2",)))
+    engines.measure(job, units, INLINE)
+    healed = replace(job, scorers=(faulty(),))
+    assert not engines.measure(healed, units, INLINE)
+    assert list(healed.quarantine.entries())
+    engines.measure(healed, units, replace(INLINE, retry=True))
+    assert not list(healed.quarantine.entries())
+    calm, units = job_of(recipe, tmp_path / "calm", faulty())
+    engines.measure(calm, units, INLINE)
+    assert columns_of(healed, units) == columns_of(calm, units)
+
+
+def test_a_document_that_cannot_be_cut_is_rejected_and_comes_back_on_request(recipe, faulty, tmp_path, monkeypatch):
+    """The tokenizer that runs in the process ends it at one text."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "from longattn.tokens import Tokenizer\n"
+        "encode = Tokenizer.encode\n"
+        "def poisoned(self, text):\n"
+        "    if 'file 1 document 2' in text and os.environ.get('POISON'):\n"
+        "        os._exit(1)\n"
+        "    return encode(self, text)\n"
+        "Tokenizer.encode = poisoned\n"
+    )
+    monkeypatch.setenv("POISON", "1")
+    job, units = job_of(recipe, tmp_path / "run", faulty())
+    engines.measure(job, units, PROCESSES)
+    ledger = balance(Books.of(job, units))
+    assert ledger["rejected.crashed"] == 1
+    assert (ledger["documents"], ledger["windows"]) == (12, 22)
+    assert [line["reason"] for line in rejects(Books.of(job, units))] == ["crashed"]
+    monkeypatch.delenv("POISON")
+    engines.measure(job, units, replace(PROCESSES, retry=True))
+    ledger = balance(Books.of(job, units))
+    assert ledger["rejected.crashed"] == 0
+    assert ledger["windows"] == ledger["scored.faulty"] == 24
+
+
+def test_a_unit_of_which_nothing_can_be_measured_is_left_out_and_counted(recipe, faulty, tmp_path):
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-",)))
+    engines.measure(job, units, INLINE)
+    assert [job.is_done(unit.id) for unit in units] == [True, False, True]
+    ledger = balance(Books.of(job, units))
+    assert ledger["windows"] == ledger["scored.faulty"] + ledger["failed.faulty"] == 24
+    assert ledger["units_failed"] == 1
+    assert not engines.measure(job, units, INLINE)
+
+
+def test_failures_of_every_document_are_no_documents_fault(recipe, faulty, tmp_path, monkeypatch):
+    job, units = job_of(recipe, tmp_path / "few", faulty(poison=("-",)))
+    with pytest.raises(RunError, match="nothing could be measured"):
+        engines.measure(job, units, INLINE)
+    records = [{"id": f"more-{d}", "text": f"document {d} " * 10} for d in range(40)]
+    (tmp_path / "in" / "more.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    more = replace(recipe, corpus=replace(recipe.corpus, unit_bytes=10**6))
+    for compute, kills in ((INLINE, False), (PROCESSES, True)):
+        job, units = job_of(more, tmp_path / f"many {kills}", faulty(poison=("more-",), kills=kills))
+        # each death takes a second
+        monkeypatch.setattr("longattn.engines.tally.IN_A_ROW", 2 if kills else 10)
+        with pytest.raises(RunError, match=r"document after document failed, the last in .*more\.jsonl at position"):
+            engines.measure(job, units, compute)
+
+
+def test_the_user_may_say_how_many_may_fail(recipe, faulty, tmp_path):
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-", "2-")))
+    with pytest.raises(CorpusError, match="8 records were rejected or failed, more than max_errors=7"):
+        engines.measure(job, units, replace(INLINE, max_errors=7))
+    job, units = job_of(recipe, tmp_path / "other", faulty(poison=("1-", "2-")))
+    assert engines.measure(job, units, replace(INLINE, max_errors=8))["documents_failed"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "errors", "documents", "too_many"),
+    [(5, 5, 10, False), ("5", 6, 10, True), ("0.1%", 1, 1000, False), ("0.1%", 2, 1000, True), (None, 9, 9, False)],
+)
+def test_errors_are_allowed_by_number_or_by_share(text, errors, documents, too_many):
+    assert Allowed.read(text).broken_by(errors, documents) == too_many
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "200%", "%", "0.5"])
+def test_a_limit_of_errors_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match=r"max_errors must be a number such as 20 or a share such as 0.1%, got"):
+        Allowed.read(text)
+
+
+def test_a_window_without_values_is_never_selected(recipe, faulty, tmp_path, monkeypatch):
+    from longattn.scorers import SCORERS
+
+    monkeypatch.setitem(SCORERS, "faulty", faulty)
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-2",)))
+    engines.measure(job, units, INLINE)
+    from longattn.selection import Formula, select
+
+    formulas = {"faulty": Formula(job.table(job.scorers[0]), job.scorers[0].score())}
+    rule = replace(recipe.keep, weights={"faulty": 1.0}, share=1.0, max_overlap=1.0)
+    select([unit.id for unit in units], job.windows, formulas, rule, tmp_path / "selection.parquet")
+    rows = pq.read_table(tmp_path / "selection.parquet").to_pylist()
+    assert {row["doc_id"] for row in rows if row["reason"] != "kept"} == {"1-2"}
+    assert {row["reason"] for row in rows} == {"kept", "non_finite"}
 
 
 def test_what_is_wrong_with_a_model_is_said_before_anything_is_measured(recipe, tmp_path):

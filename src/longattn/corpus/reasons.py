@@ -1,5 +1,6 @@
 """Why a record cannot be read: the words, and how a reject is worded."""
 
+from longattn.logs import printable
 from longattn.records import Reject
 
 REASONS: dict[str, str] = {
@@ -7,8 +8,10 @@ REASONS: dict[str, str] = {
     "bad_json": "The line is not JSON: cut off, not escaped, a lone surrogate, NaN, or nested too deeply.",
     "bad_messages": "The messages, or a field that holds one, are missing or of another form than asked for.",
     "bad_source": "The source field is missing or no string, or the records to join have several sources.",
+    "crashed": "The process that cut or measured the document died, again and again; see quarantine/.",
     "duplicate_id": "Another document has the same id.",
     "empty": "The text has no character other than white space.",
+    "failed": "Cutting or measuring the document raised an error each time; see quarantine/.",
     "invalid_utf8": "The text is not valid UTF-8.",
     "join_key_missing": "The field to join by is missing, or neither a string nor an integer.",
     "join_key_not_adjacent": "Another key stands between this record and others of its key; sort the file.",
@@ -36,8 +39,3 @@ def reject(file: str, position: int, line: int | None, reason: str, detail: str)
 def sample(text: str) -> str:
     """The beginning of a corpus text, short enough for a log."""
     return repr(printable(text[:_MAX_SAMPLE]))[: _MAX_SAMPLE + 2]
-
-
-def printable(text: str) -> str:
-    """The text with a space for every character that could act on a terminal, such as a direction mark."""
-    return "".join(char if char.isprintable() else " " for char in text)

@@ -5,6 +5,7 @@ import time
 
 from rich import progress as rich
 
+from longattn.engines.metrics import numbers
 from longattn.engines.progress import Progress, State
 
 log = logging.getLogger(__name__)
@@ -44,14 +45,15 @@ class Lines(Progress):
     def __init__(self, seconds: float = 10.0) -> None:
         """The first line comes after ``seconds``."""
         self.seconds = seconds
-        self._last = time.time()
+        self._last = time.monotonic()
 
     def update(self, state: State) -> None:
         """Log the state if the last line is old enough."""
-        if time.time() - self._last >= self.seconds:
-            self._last = time.time()
+        if time.monotonic() - self._last >= self.seconds:
+            self._last = time.monotonic()
             left = "" if state.seconds_left is None else f", about {state.seconds_left:.0f} s left"
-            log.info("%.0f %%: %s%s", 100 * state.bytes_done / max(1, state.num_bytes), describe(state), left)
+            share = 100 * state.bytes_done / max(1, state.num_bytes)
+            log.info("%.0f %%: %s%s", share, describe(state), left, extra={"facts": numbers(state)})
 
 
 def describe(state: State) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longattn import attention, settings
 from longattn.attention import RowMoments
+from longattn.errors import ModelError
 from longattn.records import Window
 from longattn.settings import Backend
 
@@ -141,6 +142,15 @@ class Model(ABC):
         for ``layers`` as in :meth:`queries_and_keys`. Raises ``ValueError`` for a model that was loaded without its
         head, for ``first`` outside [1, T), and for heads that the model does not have.
         """
+
+
+def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``ModelError`` for weights that hold a NaN or an infinity: what they touch would be wrong, seen or not."""
+    for key, tensor in tensors.items():
+        # a piece at a time: the answer for a whole embedding would be half as large as the embedding
+        pieces = tensor.detach().flatten().split(2**24)
+        if bad := sum(int(torch.isfinite(piece).logical_not().sum()) for piece in pieces):
+            raise ModelError(f"{name}: {key} holds {bad} values that are not finite numbers as {tensor.dtype}")
 
 
 def check_tokens(model: Model, tokens: Int[Tensor, "B T"]) -> None:

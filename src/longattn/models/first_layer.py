@@ -17,7 +17,7 @@ from transformers import LlamaConfig, PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longattn.errors import ModelError
-from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_tokens
+from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_finite, check_tokens
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.vocabulary import Projection, Projector, Vocabulary, open_table
@@ -118,7 +118,7 @@ def load_first_layer(
 ) -> FirstLayer:
     """Read the tensors that the first layer's queries and keys depend on, and no others.
 
-    Raises ``ModelError`` if one of them is missing or has another shape than the config says.
+    Raises ``ModelError`` if one of them is missing, has another shape than the config says, or holds no finite numbers.
     """
     kind = config.model_type
     stem = "model." if "model.embed_tokens.weight" in checkpoint.weights.names else ""
@@ -130,6 +130,7 @@ def load_first_layer(
         names += [f"layers.0.self_attn.{part}_norm.weight" for part in "qk"]
     weights = checkpoint.weights.fetch(stem + name for name in names)
     tensors = {name: _read(weights, stem + name).to(device, dtype) for name in names}
+    check_finite(checkpoint.name, tensors)
 
     def projection(part: str, heads: int) -> Projection:
         prefix = f"layers.0.self_attn.{part}"

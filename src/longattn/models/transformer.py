@@ -29,7 +29,7 @@ from transformers import (
 from transformers.masking_utils import AttentionMaskInterface
 
 from longattn.errors import ModelError
-from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_tokens
+from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_finite, check_tokens
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.first_layer import FAMILIES
@@ -178,6 +178,7 @@ def load_any_layer(
     if config.model_type in FAMILIES and not predicts:
         _shorten(config, max(layers) + 1)
     whole = cast("Any", _load_module(checkpoint, config, dtype, predicts).eval()).to(device)
+    check_finite(checkpoint.name, dict(whole.named_parameters()))
     module = whole.base_model if predicts else whole
     loaded = AnyLayer(
         name=checkpoint.name,

@@ -126,6 +126,9 @@ class Seen:
     """What ``observe`` returned, by layer."""
     predictions: Mapping[Context, Sequence[TokenScores]] = field(default_factory=dict)
     """By context, for each of its excerpts."""
+    is_finite: bool = True
+    """Whether all that it was made of are finite numbers: a NaN or infinity among queries, keys or log-probabilities
+    need not leave a trace in a sum, but makes it wrong."""
 
 
 def long_and_short(seen: Seen, short: ShortContext) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -1,0 +1,96 @@
+"""What is examined before a run, and what is said of it; log lines and metrics of one that works."""
+
+import json
+import logging
+import sys
+
+import pytest
+
+from longattn import cli
+from longattn.doctor import check_model, check_output, examine
+from longattn.engines.metrics import METRICS, Metrics
+from longattn.engines.progress import State, StatusFile, read_progress
+from longattn.logs import JsonLines, OneLine
+from longattn.settings import Model
+from longattn.tables import RunFolder
+
+
+def test_a_good_installation_with_a_good_model_and_folder_has_nothing_to_mend(tiny_model_folder, tmp_path):
+    findings = examine(Model(name=str(tiny_model_folder)), 64, tmp_path / "new")
+    assert "fail" not in {finding.outcome for finding in findings}
+    assert {"python", "kernel", "devices", "model", "tokenizer", "weights", "output", "lock"} <= {
+        f.what for f in findings
+    }
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_that_is_none_fails_with_advice(tmp_path):
+    [finding] = check_model(Model(name=str(tmp_path / "nothing")), 64)
+    assert (finding.outcome, finding.what) == ("fail", "model")
+    assert finding.advice
+
+
+def test_a_folder_that_cannot_be_used_or_is_used_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    [finding] = check_output(tmp_path / "file" / "run")
+    assert finding.outcome == "fail"
+    with RunFolder(tmp_path / "run").lock():
+        found = {one.what: one for one in check_output(tmp_path / "run")}
+    assert (found["output"].outcome, found["lock"].outcome) == ("pass", "warn")
+    assert "in use by process" in found["lock"].found
+
+
+def test_the_verb_says_pass_warn_or_fail_and_exits_accordingly(tiny_model_folder, tmp_path, capsys):
+    words = ["doctor", "--model.name", str(tiny_model_folder), "--window", "64", "--output", str(tmp_path)]
+    assert cli.launch([*words, "--json"]) == 0
+    assert {one["outcome"] for one in json.loads(capsys.readouterr().out)} <= {"pass", "warn"}
+    assert cli.launch(["doctor", "--model.name", str(tmp_path / "nothing")]) == 1
+    assert any(line.startswith("fail  model") for line in capsys.readouterr().out.splitlines())
+
+
+def record(message: str, **more) -> logging.LogRecord:
+    made = logging.LogRecord("longattn.test", logging.WARNING, __file__, 1, message, (), None)
+    made.__dict__.update(more)
+    return made
+
+
+def test_log_lines_hold_no_character_that_acts_on_a_terminal():
+    hostile = "a\x1b[31mred\r\n\u202efdp.exe \x07"
+    for line in (OneLine().format(record(hostile)), json.loads(JsonLines().format(record(hostile)))["message"]):
+        assert line.isprintable()
+        assert "fdp.exe" in line
+
+
+def test_a_json_line_is_an_object_with_facts_and_an_exception():
+    try:
+        raise ArithmeticError("no number")
+    except ArithmeticError:
+        line = JsonLines().format(record("trouble", facts={"windows": 3}, exc_info=sys.exc_info()))
+    assert "\n" not in line
+    found = json.loads(line)
+    assert (found["level"], found["message"], found["facts"]) == ("warning", "trouble", {"windows": 3})
+    assert "ArithmeticError: no number" in found["exception"]
+
+
+def test_metrics_are_a_prometheus_text_file_with_escaped_labels(tmp_path):
+    state = State(3, 1, 100, 50.0, rejects={"bad_json": 2})
+    Metrics(tmp_path / "a.prom", tmp_path / 'r"u\\n', "1/2").end(state, "done", "")
+    lines = (tmp_path / "a.prom").read_text().splitlines()
+    run = str(tmp_path / 'r"u\\n').replace("\\", "\\\\").replace('"', '\\"')
+    assert f'longattn_units{{run="{run}",shard="1/2"}} 3' in lines
+    assert f'longattn_rejected_by_reason{{run="{run}",shard="1/2",reason="bad_json"}} 2' in lines
+    assert f'longattn_phase{{run="{run}",shard="1/2",phase="done"}} 1' in lines
+    assert {line.split()[2] for line in lines if line.startswith("# TYPE")} >= {f"longattn_{name}" for name in METRICS}
+
+
+@pytest.mark.parametrize(("shard", "name"), [(None, "progress.json"), ("1/2", "progress-1-of-2.json")])
+def test_what_an_attempt_said_can_be_read_by_others(tmp_path, shard, name):
+    status = StatusFile(tmp_path, "embedded", shard)
+    status.update(State(3, 1, 100, 50.0, tokens=7))
+    status.end(State(3, 3, 100, 100.0), "failed", "the disk is full")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    [said] = read_progress(tmp_path)
+    assert (said["format"], said["phase"], said["message"]) == (1, "failed", "the disk is full")
+    (tmp_path / "progress-old.json").write_text('{"format": 0}')
+    (tmp_path / "progress-torn.json").write_text('{"form')
+    assert read_progress(tmp_path) == [said]

@@ -1,0 +1,199 @@
+"""One process at a time: whoever holds a lock is named, and one that is gone is followed by exactly one other."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import pytest
+
+from longattn import locks
+from longattn.errors import RunError
+from longattn.locks import Owner, holder, locked
+from longattn.tables import RunFolder
+
+
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch):
+    """Seconds become hundredths."""
+    monkeypatch.setattr(locks, "BEAT", 0.02)
+    monkeypatch.setattr(locks, "STALE", 0.2)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / ".lock"
+
+
+def write(path, owner):
+    path.write_text(json.dumps(asdict(owner)))
+
+
+def gone_here():
+    """An owner of this machine whose process has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return replace(Owner.this(), pid=process.pid, began="1")
+
+
+def elsewhere():
+    return replace(Owner.this(), host="another", machine="another boot")
+
+
+def test_a_lock_is_held_by_one_process_which_is_named_and_then_it_is_free(path):
+    with locked(path) as owner:
+        assert holder(path) == owner
+        with (
+            pytest.raises(RunError, match=rf"is in use by process {os.getpid()} on {owner.host} since 20"),
+            locked(path),
+        ):
+            pass
+    assert holder(path) is None
+    assert list(path.parent.iterdir()) == []
+
+
+def test_an_owner_of_this_machine_that_is_gone_is_followed_at_once(path, caplog):
+    write(path, old := gone_here())
+    assert holder(path) is None
+    with locked(path) as owner:
+        assert holder(path) == owner
+    assert f"was left behind by {old}" in caplog.text
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_number_that_another_process_has_now_is_not_the_owner(path):
+    write(path, replace(Owner.this(), began="1"))
+    with locked(path):
+        pass
+
+
+def test_an_owner_elsewhere_is_believed_while_it_touches_its_lock(path, monkeypatch):
+    """A touch every hundredth of a second, although the lock looks old."""
+    write(path, elsewhere())
+    os.utime(path, (1, 1))
+    real = locks._touched
+    monkeypatch.setattr(locks, "_touched", lambda p: (os.utime(p, (time.time() - 1000,) * 2), real(p))[1])
+    with pytest.raises(RunError, match=r"in use by process .* on another"), locked(path):
+        pass
+
+
+def test_an_owner_elsewhere_that_is_silent_is_followed_after_the_stated_time(path):
+    write(path, elsewhere())
+    with pytest.raises(RunError, match="on another"), locked(path):
+        pass
+    time.sleep(0.25)
+    with locked(path):
+        pass
+
+
+def test_a_clock_that_is_wrong_makes_no_lock_old(path, monkeypatch):
+    write(path, elsewhere())
+    monkeypatch.setattr(locks.time, "time", lambda: 10.0**10)
+    with pytest.raises(RunError, match="on another"), locked(path):
+        pass
+
+
+def test_a_process_that_died_while_it_took_over_is_followed_too(path):
+    write(path, first := gone_here())
+    write(path.with_name(f".lock.{first.token}"), second := gone_here())
+    write(path.with_name(f".lock.{second.token}"), gone_here())
+    with locked(path) as owner:
+        assert [json.loads(p.read_text())["token"] for p in path.parent.iterdir()] == [owner.token]
+
+
+def test_a_claim_counts_as_the_lock(path):
+    """Between creating the claim and replacing the lock."""
+    write(path, first := gone_here())
+    with locked(path.with_name("other")) as living:
+        write(path.with_name(f".lock.{first.token}"), living)
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()}"), locked(path):
+            pass
+
+
+def test_a_claim_to_a_lock_that_was_given_back_is_void(path, monkeypatch):
+    """The slow one judged the old owner gone; meanwhile the lock was taken over, given back and taken anew."""
+    write(path, gone_here())
+    create = locks._create
+
+    def slow(target, owner):
+        monkeypatch.setattr(locks, "_create", create)
+        write(path, living)
+        return create(target, owner)
+
+    with locked(path.with_name("other")) as living:
+        monkeypatch.setattr(locks, "_create", slow)
+        with pytest.raises(RunError, match="in use"), locked(path):
+            pass
+        assert sorted(p.name for p in path.parent.iterdir()) == [".lock", "other"]
+
+
+def test_an_owner_that_lost_its_lock_stops(path):
+    def work():
+        with locked(path):
+            write(path, elsewhere())
+            time.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_without_hard_links_a_lock_is_created_by_its_name_alone(path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(locks.os, "link", refuse)
+    with locked(path), pytest.raises(RunError, match="in use"), locked(path):
+        pass
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_read_is_someones_until_it_is_old(path):
+    path.write_text("")
+    with pytest.raises(RunError, match="an unknown host"), locked(path):
+        pass
+    time.sleep(0.25)
+    with locked(path):
+        pass
+
+
+# adds to a number in a file, which only works alone
+COUNT = """
+import sys, time
+from pathlib import Path
+from longattn.locks import locked
+folder = Path(sys.argv[1])
+for _ in range(15):
+    with locked(folder / ".lock", wait=True):
+        value = int((folder / "number").read_text())
+        time.sleep(0.001)
+        (folder / "number").write_text(str(value + 1))
+"""
+
+
+def test_processes_that_wait_for_each_other_lose_nothing(tmp_path):
+    (tmp_path / "number").write_text("0")
+    write(tmp_path / ".lock", gone_here())
+    workers = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path)]) for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0] * 4
+    assert (tmp_path / "number").read_text() == "60"
+
+
+def test_shards_work_beside_each_other_but_not_beside_a_whole_run(tmp_path):
+    run = RunFolder(tmp_path)
+    with run.lock("0/2"), run.lock("1/2"), pytest.raises(RunError, match="in use by process"), run.lock():
+        pass
+    with run.lock(), pytest.raises(RunError, match="in use by process"), run.lock("0/2"):
+        pass
+    with run.lock():
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RunError, match=r"file cannot be written: (File exists|Not a directory)"),
+        RunFolder(tmp_path / "file").lock(),
+    ):
+        pass
