@@ -526,6 +526,7 @@ class RunFolder:
         """
         with contextlib.ExitStack() as stack:
             try:
+                make_folder(self.root)
                 stack.enter_context(locked(self._lock_file(name), wait=wait))
             except OSError as error:
                 raise RunError(f"{self.place} cannot be written: {error.strerror or error}") from error
