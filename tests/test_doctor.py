@@ -61,6 +61,15 @@ def test_log_lines_hold_no_character_that_acts_on_a_terminal():
         assert "fdp.exe" in line
 
 
+def test_a_traceback_in_the_log_keeps_its_lines_and_nothing_that_acts():
+    try:
+        raise ArithmeticError("a\x1b[31mred\u202e")
+    except ArithmeticError:
+        first, *lines = OneLine().format(record("trouble", exc_info=sys.exc_info())).split("\n")
+    assert (first, lines[-1]) == ("trouble", "ArithmeticError: a [31mred ")
+    assert all(map(str.isprintable, lines))
+
+
 def test_a_json_line_is_an_object_with_facts_and_an_exception():
     try:
         raise ArithmeticError("no number")

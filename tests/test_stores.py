@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import pickle
@@ -145,6 +146,33 @@ def test_a_store_that_stays_away_ends_the_run_and_rejects_no_record(object_store
     # damage is the file's own
     records = [record for unit in units for record in corpus.read_unit(unit, settings)]
     assert [record.reason for record in records if isinstance(record, Reject)] == ["unreadable"]
+
+
+def test_a_manifest_lists_objects_as_it_lists_files(object_store, impatient, tmp_path):
+    for number in range(2):
+        object_store.put(f"in/{number}.jsonl", lines(number))
+    settings = Corpus(inputs=(object_store.address("in"),), manifest=str(tmp_path / "manifest.jsonl"))
+    corpus.write_manifest(tmp_path / "manifest.jsonl", corpus.list_files(settings, compare=False).files)
+    assert len(texts(settings)) == 12
+    listed = (tmp_path / "manifest.jsonl").read_text()
+    (tmp_path / "manifest.jsonl").write_text(listed.replace(hashlib.sha256(lines(1)).hexdigest(), "0" * 64))
+    records = [record for unit in corpus.list_units(settings) for record in corpus.read_unit(unit, settings)]
+    assert [record.reason for record in records if isinstance(record, Reject)] == ["not_as_listed"]
+    assert len(records) == 7
+
+
+def test_a_store_that_stays_away_while_hashes_are_made_is_no_other_content(object_store, impatient, tmp_path):
+    object_store.put("in/a.jsonl", lines(1))
+    manifest = tmp_path / "manifest.jsonl"
+    settings = Corpus(inputs=(object_store.address("in"),), manifest=str(manifest))
+    files = corpus.list_files(settings, compare=False).files
+    manifest.write_text(f"{hashlib.sha256(lines(1)).hexdigest()}  {object_store.address('in/a.jsonl')}\n")
+    (unit,) = corpus.list_units(settings)
+    object_store.fault = lambda method, *_: "503 Slow Down" if method == "GET" else None
+    with pytest.raises(StoreError, match="no answer after 2 attempts"):
+        corpus.write_manifest(tmp_path / "other.jsonl", files)
+    with pytest.raises(StoreError, match="no answer after 2 attempts"):
+        list(corpus.read_unit(unit, settings))
 
 
 @pytest.mark.parametrize(
@@ -385,6 +413,7 @@ def test_a_file_system_without_whole_puts_gets_a_name_for_what_is_complete(tmp_p
         (Path("s3://bucket/run"), ValueError, "give it as a text"),
         ("hf://datasets/me/run", StoreError, "use --write.push-to"),
         ("s3://me:password@bucket/run", StoreError, "holds a password"),
+        ("s3://bucket/run?region=x&secret_key=hidden", StoreError, r"holds a secret \(secret_key\)"),
         ("ftp://host/run", StoreError, "ftp://host: Unrecognized filesystem type"),
         ("s3://bucket/run?no_such_option=1", StoreError, "no_such_option"),
     ],

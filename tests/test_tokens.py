@@ -148,7 +148,12 @@ def test_options_that_older_files_leave_out_are_understood():
 
 
 def test_lines_of_numbers_are_cut_by_byte_level_tokenizers(families):
-    assert list(families["llama3"][0]._pieces("1,2\n3,4\n")) == [(0, 3), (3, 8)]
+    assert list(families["llama3"][0]._pieces("1,2\n3,4\n")) == [(0, 3), (3, 4), (4, 8)]
+
+
+def test_lines_without_blanks_are_cut_after_their_breaks(families):
+    assert list(families["qwen2"][0]._pieces("東京。\nタワー!\nx")) == [(0, 4), (4, 9), (9, 10)]
+    assert list(families["gpt2 with a prefix"][0]._pieces("東京。\nタワー")) == [(0, 7)]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +203,26 @@ def test_a_text_without_borders_is_encoded_in_one_piece(families, unit):
 def test_ten_megabytes_without_a_border_are_encoded(families, unit):
     text = unit * (10_000_000 // len(unit.encode()))
     assert families["smollm"][0].encode(text).char_ends[-1] == len(text)
+
+
+@pytest.mark.parametrize("family", ["llama3", "llama2"])
+def test_a_stretch_without_borders_has_a_limit(families, family):
+    tokenizer = Tokenizer(content(families[family][2]), piece_chars=5, whole_chars=20)
+    assert tokenizer.encode("a" * 20 + " b").ids.size > 0
+    with pytest.raises(ValueError, match="no place to cut between its characters 0 and 21"):
+        tokenizer.encode("a" * 21)
+
+
+def test_a_pattern_that_backtracks_without_end_costs_the_text_and_not_the_process():
+    """The library panics, which Python sees as an exception of no known kind."""
+    backend = byte_level(*split("(a+)+b"))
+    with pytest.raises(ValueError, match=r"the tokenizer fails after character 0: .*retry-limit"):
+        Tokenizer(content(backend)).encode("a" * 40)
+
+
+def test_a_text_that_takes_too_long_is_given_up_between_pieces(families):
+    with pytest.raises(tokens.TooSlowError, match=r"not done after 0 seconds, at character 0 of 7; max_doc_seconds"):
+        families["llama3"][0].encode("one two", max_seconds=0.0)
 
 
 def test_special_tokens_are_text_and_nothing_is_added():

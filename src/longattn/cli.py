@@ -82,11 +82,22 @@ Spread = Annotated[Compute, Parameter(name="*")]
 
 
 @app.command
-def plan(*inputs: Inputs, output: Output = "longattn-run", recipe: Everything = Recipe()) -> int:
-    """List the input as work units; reads no document."""
+def plan(
+    *inputs: Inputs,
+    output: Output = "longattn-run",
+    hashes: Path | None = None,
+    recipe: Everything = Recipe(),
+) -> int:
+    """List the input as work units; reads no document.
+
+    Parameters
+    ----------
+    hashes
+        Read every file once, and write its size and SHA-256 to this file, for --corpus.manifest.
+    """
     from longattn import verbs
 
-    units = verbs.plan(_with_inputs(recipe, inputs), output)
+    units = verbs.plan(_with_inputs(recipe, inputs), output, hashes)
     size = sum(unit.num_bytes for unit in units)
     _say(f"{len(units)} work units, {size / 1e6:,.1f} MB -> {below(output, 'plan.parquet')}")
     return 0
@@ -577,7 +588,7 @@ def _launch(
         return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            sys.stderr.write(_shown(traceback.format_exc()))
         _complain(_in_one_line(error))
         return ERROR
 
@@ -837,26 +848,37 @@ def _say_json(value: Any) -> None:
 def _say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    # what stands in brackets would be taken for colours and links
+    table = Table(title=Text(_shown(title)), title_justify="left")
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        table.add_column(Text(_shown(name)), justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(_shown(cell)) for cell in row))
     console = Console(file=sys.stdout)
     # a file has no width: a table that is folded there could not be searched
     console.print(table, width=None if console.is_terminal else 60 * len(columns))
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_shown(text) + "\n")
 
 
 def _complain(text: str) -> None:
     if style().format == "json":
         logging.getLogger("longattn").error("%s", text)
     else:
-        sys.stderr.write(f"longattn: {text}\n")
+        sys.stderr.write(_shown(f"longattn: {text}") + "\n")
+
+
+def _shown(text: str) -> str:
+    """The text without what could act on a terminal: names of files and sources come from the corpus."""
+    if text.isprintable():
+        return text
+    from longattn.report.text import visible
+
+    return visible(text)
 
 
 @contextmanager

@@ -47,7 +47,9 @@ class OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Corpus text may be part of a message, so nothing in it is trusted."""
         message = printable(record.getMessage())
-        return f"{message}\n{self.formatException(record.exc_info)}" if record.exc_info else message
+        if not record.exc_info:
+            return message
+        return "\n".join([message, *map(printable, self.formatException(record.exc_info).split("\n"))])
 
 
 class JsonLines(logging.Formatter):

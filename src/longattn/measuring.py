@@ -24,7 +24,7 @@ from longattn.quarantine import Failure, Place, Quarantine, place_of
 from longattn.records import Document, Reject, Window, WorkUnit
 from longattn.scorers import Ask, Columns, PilotScorer, Scorer, Seen
 from longattn.tables import RunFolder, Table
-from longattn.tokens import Tokenizer
+from longattn.tokens import Tokenizer, TooSlowError
 from longattn.windows import cut
 
 if TYPE_CHECKING:
@@ -86,13 +86,14 @@ class Job:
     @cached_property
     def cut_settings(self) -> dict[str, Any]:
         """What decides the documents and the windows."""
-        free = {"inputs", "unit_bytes", "text_suffixes"}
+        free = {"inputs", "manifest", "unit_bytes", "text_suffixes"}
         later = {"turn_fields", "instruction_last"}
+        limits = {name: getattr(settings.Corpus(), name) for name in ("max_depth", "max_expansion", "max_doc_seconds")}
         reading = {
             key: value
             for key, value in settings.plain(self.corpus).items()
             # what older versions did not have and is not used leaves the names of their tables as they were
-            if key not in free and (value or key not in later)
+            if key not in free and (value or key not in later) and value != limits.get(key)
         }
         tokenizer = hashlib.sha256(self.checkpoint.tokenizer_file.read_bytes()).hexdigest()[:16]
         return {"format": FORMAT, "corpus": reading, "length": self.window.length, "tokenizer": tokenizer}
@@ -160,7 +161,8 @@ def _model_facts(model: settings.Model, checkpoint: Checkpoint) -> dict[str, Any
     """What of a model changes what is measured."""
     facts = {**settings.plain(model), "hash": checkpoint.hash}
     # the name is only a way to find the model; the hash says which one it is
-    del facts["name"], facts["allow_extrapolation"]
+    for free in ("name", "allow_extrapolation", "max_header_bytes", "max_tokenizer_bytes"):
+        del facts[free]
     if not model.bos:
         # older versions had none, and their tables keep their names
         del facts["bos"]
@@ -197,7 +199,7 @@ def cut_unit(
             if failure := left_out.get(place):
                 record = Reject(*place, record.line, failure.reason, failure.detail)
             else:
-                record = _cut_document(record, job.window.length, tokenizer, result)
+                record = _cut_document(record, job, tokenizer, result)
             if on_document:
                 on_document(None)
         if isinstance(record, Reject):
@@ -210,17 +212,19 @@ def cut_unit(
     return result
 
 
-def _cut_document(document: Document, length: int, tokenizer: Tokenizer, result: CutUnit) -> Reject | None:
+def _cut_document(document: Document, job: Job, tokenizer: Tokenizer, result: CutUnit) -> Reject | None:
     """Add a document's windows and row to ``result``; a reject if it cannot be tokenised."""
     try:
-        tokenized = tokenizer.encode(document.text)
+        tokenized = tokenizer.encode(document.text, job.corpus.max_doc_seconds)
     except BaseException as error:
         # a panic of a Rust library is no Exception
         if is_fatal(error):
             error.add_note(f"in work unit {result.unit}, {document.file} at position {document.position}")
             raise
+        reason = "too_slow" if isinstance(error, TooSlowError) else "untokenizable"
         detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        return Reject(document.file, document.position, document.line, "untokenizable", printable(detail)[:200])
+        return corpus.reject(document.file, document.position, document.line, reason, detail)
+    length = job.window.length
     if document.turns and len(tokenized.ids) > length:
         detail = f"the sample has {len(tokenized.ids)} tokens, more than window.length, {length}"
         return Reject(document.file, document.position, document.line, "too_long", detail)

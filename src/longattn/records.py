@@ -30,6 +30,8 @@ class Slice:
     """One past the last byte or row group; None means the end of the file."""
     covers: int | None = field(default=None, compare=False)
     """About how many of the file's bytes the slice holds, for estimates; None means all of them."""
+    sha256: str | None = None
+    """Of the whole file, from the input manifest; None where none was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,12 @@ class WorkUnit:
 
     @property
     def id(self) -> str:
-        """Content-addressed name: changes when a file, its size, its modification time or the split changes."""
-        facts = [[s.file, s.size, s.modified, s.source, s.root, s.start, s.stop] for s in self.slices]
+        """Content-addressed name: changes when a file, its size, its times, its hash or the split changes."""
+        facts = [
+            # a unit without hashes keeps the name it has always had
+            [s.file, s.size, s.modified, s.source, s.root, s.start, s.stop, *([s.sha256] if s.sha256 else [])]
+            for s in self.slices
+        ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     @property

@@ -16,8 +16,12 @@ class Corpus:
     """What to read and how to understand it."""
 
     inputs: tuple[str, ...] = ()
-    """Files, folders or globs: JSONL (.gz, .zst), Parquet, text; local, ``hf://``, ``s3://``, ``gs://``. ``NAME=PATH``
-    names the source of all documents found there."""
+    """Files, folders or globs: JSONL (.gz, .zst, .bz2, .xz), Parquet, text; local, ``hf://``, ``s3://``, ``gs://``.
+    ``NAME=PATH`` names the source of all documents found there."""
+    manifest: str | None = None
+    """A list of the input files with sizes and SHA-256, made by ``longattn plan --hashes FILE`` or by ``sha256sum``. A
+    file that is missing, not listed or of another size stops the run; one with another SHA-256 is rejected whole. This
+    alone shows that a compressed file was cut off between two frames."""
     text_field: str = "text"
     """Field that holds the text."""
     messages_field: str | None = None
@@ -65,8 +69,16 @@ class Corpus:
     """File name endings that are read as plain text when a folder is listed."""
     unit_bytes: int = 4 * 2**20
     """Target size of a work unit in bytes on disk; smaller units lose less on a crash, larger ones make fewer files."""
-    max_doc_bytes: int = 4 * 2**30
-    """A larger record is rejected, so that one bad line cannot take the memory of the machine."""
+    max_doc_bytes: int = 2**30
+    """A larger record is rejected, so that one bad line cannot take the memory of the machine: reading takes about
+    three times a line's size, tokenising up to as much again."""
+    max_depth: int = 100
+    """A record with lists and objects nested more deeply is rejected; the parser itself stops at 1,024."""
+    max_expansion: int = 200
+    """A compressed file that grows beyond 64 MiB and this many times its size is rejected from there on: text shrinks
+    to a tenth, a decompression bomb to a thousandth and less."""
+    max_doc_seconds: float = 3600.0
+    """A document that takes longer to tokenise is rejected; looked at after every few pieces of 65,536 characters."""
 
     @property
     def holds_samples(self) -> bool:
@@ -112,6 +124,12 @@ class Model:
     in every softmax, but no row, no far key and not predicted; ``skip_first`` and distances do not count it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of weights, queries and keys; sums are kept in float64 whatever this is."""
+    hash: str | None = None
+    """Content hash that the model must have, 16 hexadecimal digits as ``manifest.json`` of a run states it."""
+    max_header_bytes: int = 32 * 2**20
+    """A model with a larger config.json, index, safetensors header or GGUF header is refused."""
+    max_tokenizer_bytes: int = 128 * 2**20
+    """A larger tokenizer.json is refused."""
 
 
 TokenizerBackend = Literal["auto", "tokenizers", "gigatoken"]

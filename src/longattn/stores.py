@@ -63,7 +63,7 @@ def resolve(uri: str) -> tuple[FileSystem, str]:
     """The file system that holds what a URI names, and the path within it.
 
     Names in a URI are taken as they are, without percent-encoding: ``s3://bucket/a b.jsonl``. Raises
-    :class:`StoreError` for one that no file system answers to, and for one that holds a password.
+    :class:`StoreError` for one that no file system answers to, and for one that holds a password or another secret.
     """
     match = PARTS.fullmatch(uri)
     assert match, uri
@@ -96,6 +96,11 @@ def _file_system(root: str, options: str) -> tuple[FileSystem, str]:
         address = root.rpartition("@")[2]
         raise StoreError(
             f"the URI of {address} holds a password, which every table would then show; "
+            "give it in the environment instead"
+        )
+    if secret := re.search(r"[?&]([^=&]*(?:secret|token|password|key|sig|credential)[^=&]*)=", options, re.IGNORECASE):
+        raise StoreError(
+            f"the URI {root} holds a secret ({secret[1]}), which every table would then show; "
             "give it in the environment instead"
         )
     try:

@@ -379,6 +379,7 @@ PLAN_SCHEMA = pa.schema(
         ("start", pa.int64()),
         ("stop", pa.int64()),
         ("covers", pa.int64()),
+        ("sha256", pa.string()),
     ]
 )
 

@@ -6,8 +6,9 @@ either side, so that the tokens are those of the whole document. Where that plac
 tokenizer's structure, and a structure that is not known here is never cut:
 
 * **Byte-level BPE** (GPT-2, Llama 3, Qwen, SmolLM): merges stay inside the pieces of the pre-tokenizer, whose
-  patterns scan from left to right and never match a letter or digit together with a blank that follows it. A
-  document can be cut before such a blank.
+  patterns scan from left to right and never match a letter or digit together with a blank that follows it, nor a
+  line break with a letter that follows it. A document can be cut before such a blank, and between such a line break
+  and letter, which is where text without blanks can be cut.
 * **SentencePiece BPE** (Llama 2, Mistral 7B): a blank is written as ``▁`` and the whole text is one word. If
   no token has a letter or digit before ``▁``, no merge crosses that place. Only the first piece gets the
   ``▁`` put before a text.
@@ -19,7 +20,9 @@ import importlib.util
 import itertools
 import json
 import logging
+import math
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from longattn.errors import ModelError
+from longattn.errors import ModelError, is_fatal
 from longattn.gigatokens import Gigatokens, Piece
 from longattn.settings import TokenizerBackend
 
@@ -36,8 +39,9 @@ log = logging.getLogger(__name__)
 
 PIECE_CHARS = 2**16
 """A piece is cut at the first border after this many characters."""
-WHOLE_CHARS = 2**24
-"""The longest document, in characters, for a tokenizer whose documents cannot be cut (takes about 2 GB)."""
+WHOLE_CHARS = 2**23
+"""The longest text without a place to cut, in characters: a document of a tokenizer that allows no cuts, or a stretch
+without borders. Takes about 1 GB for prose, 3 GB where each character is a token."""
 GATE_CHARS = 2**20
 """Another backend is compared with ``tokenizers`` on the first this many characters that a process encodes."""
 _BATCH = 8
@@ -68,7 +72,13 @@ _WORD = (
     r"\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3"
 )
 _BEFORE_SPACE = re.compile(rf"(?<=[{_WORD}])(?= [{_WORD}])")
-_BEFORE_BLANK = re.compile(rf"(?<=[{_WORD}])(?=[ \n][{_WORD}])")
+# what ends a line of prose or code, in writing with and without blanks
+_LINE_END = _WORD + r".,:;!?)}\]\"'>" + "。，、；：！？」』）…"
+_BEFORE_BLANK = re.compile(rf"(?<=[{_WORD}])(?=[ \n][{_WORD}])|(?<=[{_LINE_END}]\n)(?=[{_WORD}])")
+
+
+class TooSlowError(ValueError):
+    """Encoding a text took longer than it may."""
 
 
 class Tokenized(NamedTuple):
@@ -123,20 +133,25 @@ class Tokenizer:
         """Read a ``tokenizer.json``. Raises ``ModelError`` for a file that is none."""
         try:
             return cls(Path(path).read_bytes(), backend)
-        except (OSError, ModelError):
-            raise
-        except Exception as error:  # the library raises bare Exception for what it cannot parse
+        # the library raises bare Exception for what it cannot parse, and panics, which are not even that
+        except BaseException as error:
+            if is_fatal(error):
+                raise
             raise ModelError(f"{path} is not a tokenizer.json that can be read: {error}") from error
 
-    def encode(self, text: str) -> Tokenized:
+    def encode(self, text: str, max_seconds: float = math.inf) -> Tokenized:
         """The tokens of a text, the same as if it had been encoded in one call.
 
-        Raises ``ValueError`` for a text with lone surrogates, and for one that is too long for a tokenizer
-        whose documents cannot be cut.
+        Raises ``ValueError`` for a text with lone surrogates, for one that is too long where it cannot be cut, and for
+        one that the library fails on; :class:`TooSlowError` for one that is not done after ``max_seconds``.
         """
         pieces = self._pieces(text)
         columns = [_Growing(len(text) // _CHARS_PER_TOKEN) for _ in Tokenized._fields]
+        began = time.monotonic()
         while batch := list(itertools.islice(pieces, _BATCH)):
+            if time.monotonic() - began > max_seconds:
+                at = f"at character {batch[0][0]} of {len(text)}"
+                raise TooSlowError(f"not done after {max_seconds:g} seconds, {at}; max_doc_seconds allows more")
             for part in self._encode_batch(text, batch) if self._fast is None else self._encode_fast(text, batch):
                 for column, array in zip(columns, part, strict=True):
                     column.append(array)
@@ -157,6 +172,11 @@ class Tokenizer:
         while start < len(text):
             border = self._cut.border.search(text, start + self._piece_chars) if isinstance(self._cut, _Cut) else None
             end = border.start() if border else len(text)
+            if isinstance(self._cut, _Cut) and end - start > self._whole_chars:
+                raise ValueError(
+                    f"text has no place to cut between its characters {start} and {end}, and at most "
+                    f"{self._whole_chars} can be encoded at once"
+                )
             yield start, end
             start = end
 
@@ -191,8 +211,15 @@ class Tokenizer:
             _check_surrogates(piece, start)
         # the first piece of a text may get a blank put before it, the others never
         head = 1 if batch[0][0] == 0 else 0
-        encodings = self._first.encode_batch(pieces[:head], add_special_tokens=False)
-        encodings += self._inner.encode_batch(pieces[head:], add_special_tokens=False)
+        try:
+            encodings = self._first.encode_batch(pieces[:head], add_special_tokens=False)
+            encodings += self._inner.encode_batch(pieces[head:], add_special_tokens=False)
+        # what the library cannot do is a bare Exception, and a panic, such as of a pattern that backtracks without
+        # end, not even that
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            raise ValueError(f"the tokenizer fails after character {batch[0][0]}: {error}") from error
         return [_tokenized(encoding, start) for encoding, (start, _) in zip(encodings, batch, strict=True)]
 
 

@@ -43,13 +43,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def plan(recipe: Recipe, output: str | Path) -> list[WorkUnit]:
+def plan(recipe: Recipe, output: str | Path, hashes: Path | None = None) -> list[WorkUnit]:
     """List the input as work units and write ``plan.parquet``.
 
     Units that an earlier plan of this folder made of files that are still the same are kept, so that files added later
-    are measured without doing the rest again. Raises :class:`CorpusError` for an input that matches nothing.
+    are measured without doing the rest again. With ``hashes`` every file is read, its size and SHA-256 are written
+    there, and the units know them. Raises :class:`CorpusError` for an input that matches nothing, or that is not what
+    its manifest lists.
     """
     run = RunFolder.at(output)
+    if hashes is not None:
+        recipe = replace(recipe, corpus=replace(recipe.corpus, manifest=str(hashes)))
+        corpus.write_manifest(hashes, corpus.list_files(recipe.corpus, compare=False).files)
     units = corpus.list_units(recipe.corpus, run.plan())
     run.write_plan(units)
     return units
@@ -130,6 +135,7 @@ def _open(job: Job, recipe: Recipe) -> None:
         recipe=recipe,
         versions=measuring.package_versions(),
         model={"name": job.checkpoint.name, "hash": job.checkpoint.hash},
+        model_files=job.checkpoint.files,
         tables={**job.run.manifest().get("tables", {}), **tables},
     )
 

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import lzma
 
 import pyarrow as pa
 import pytest
@@ -13,6 +14,7 @@ from longattn.settings import Corpus
 COMPRESS = {
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
+    ".xz": lzma.compress,
     ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
 }
 

@@ -244,3 +244,17 @@ def test_options_of_a_uri_stay_with_its_files(remote, monkeypatch):
     records = [record for unit in units for record in read_unit(unit, corpus)]
     assert [record.text for record in records] == ["t"] * 5
     assert set(opened) == {("s3://bucket", "?region=eu")}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://key:hf_secret@bucket/a.jsonl",
+        "s3://bucket/a.jsonl?region=x&secret_key=hf_secret",
+        "abfs://c@a.dfs.core.windows.net/a.jsonl?sas_token=hf_secret",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_showing_it(address):
+    with pytest.raises(CorpusError, match="give it in the environment instead") as raised:
+        list_files(Corpus(inputs=(address,)))
+    assert "hf_secret" not in str(raised.value)

@@ -198,3 +198,20 @@ def test_a_page_that_fails_leaves_the_rows_before_it(write_table):
     *documents, reject = read_unit(unit, corpus)
     assert len(documents) == 200
     assert (reject.reason, reject.position) == ("unreadable", 200)
+
+
+def test_a_long_text_stored_once_for_many_rows_is_not_copied_for_each_of_them(write_table, read):
+    """300 rows of 4 MB are 1.2 GB, in a file of some kilobytes."""
+    rows = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), pa.array(["text " * 800_000]))
+    file = write_table(text=rows)
+    default = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(default)
+    pa.set_memory_pool(counting)
+    try:
+        corpus = Corpus(inputs=(str(file),))
+        lengths = [len(document.text) for unit in list_units(corpus) for document in read_unit(unit, corpus)]
+    finally:
+        pa.set_memory_pool(default)
+    assert lengths == [4_000_000] * 300
+    assert file.stat().st_size < 10_000_000
+    assert counting.max_memory() < 100_000_000

@@ -1,3 +1,4 @@
+import hashlib
 import importlib.util
 import json
 import pickle
@@ -9,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from longattn import settings
 from longattn.errors import ModelError
-from longattn.models import resolve
+from longattn.models import load_model, resolve
 
 
 def resolved(folder):
@@ -154,7 +155,7 @@ def test_a_cut_safetensors_file_is_refused(make_folder):
     folder = make_folder("llama")
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1])
-    with pytest.raises(ModelError, match="lies outside"):
+    with pytest.raises(ModelError, match="its tensors end at byte"):
         resolved(folder)
 
 
@@ -173,3 +174,73 @@ def test_resolving_needs_no_torch(make_folder):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_model_can_be_pinned_to_its_content(make_folder):
+    folder = make_folder("llama")
+    found = resolved(folder).hash
+    assert resolve(settings.Model(name=str(folder), hash=found)).hash == found
+    with pytest.raises(ModelError, match=f"has the content hash {found}, model.hash asks for 0123"):
+        resolve(settings.Model(name=str(folder), hash="0123456789abcdef"))
+
+
+def test_a_checkpoint_knows_the_hash_of_every_file_that_is_read(make_folder):
+    folder = split_in_shards(make_folder("llama"))
+    files = resolved(folder).files
+    assert files.keys() == {"model-0.safetensors", "model-1.safetensors", "config.json", "tokenizer.json"}
+    assert all(hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest for file, digest in files.items())
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_file_that_changes_between_resolving_and_loading_is_noticed(make_folder, file):
+    folder = make_folder("llama")
+    checkpoint = resolved(folder)
+    load = {"layers": (0,), "window": 16}
+    load_model(checkpoint, settings.Model(name=str(folder)), **load)
+    data = bytearray((folder / file).read_bytes())
+    if file == "model.safetensors":
+        data[-1] ^= 1
+    else:
+        data += b"\n"
+    (folder / file).write_bytes(data)
+    with pytest.raises(ModelError, match=f"{file} was changed while the model was loaded"):
+        load_model(checkpoint, settings.Model(name=str(folder)), **load)
+
+
+def test_of_a_single_file_and_an_index_the_single_file_is_read_as_transformers_does(make_folder):
+    folder = make_folder("llama")
+    expected = resolved(folder).hash
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "other.safetensors"}}))
+    assert resolved(folder).hash == expected
+
+
+def test_files_may_be_links_as_in_the_caches_of_the_hub(make_folder):
+    folder = make_folder("llama")
+    expected = resolved(folder).hash
+    blob = folder / "model.safetensors"
+    blob.rename(folder.parent / "blob")
+    blob.symlink_to(folder.parent / "blob")
+    assert resolved(folder).hash == expected
+
+
+def test_a_name_with_a_token_is_refused_without_showing_it():
+    with pytest.raises(ModelError, match="set HF_TOKEN") as raised:
+        resolve(settings.Model(name="hf://user:hf_secret@org/name"))
+    assert "hf_secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("limit", "file"), [("max_header_bytes", "config.json"), ("max_tokenizer_bytes", "tokenizer.json")]
+)
+def test_a_limit_that_is_reached_is_named_and_can_be_raised(make_folder, limit, file):
+    folder = make_folder("llama")
+    with pytest.raises(ModelError, match=f"{file} has .* bytes, more than model.{limit} 100"):
+        resolve(settings.Model(name=str(folder), **{limit: 100}))
+    resolve(settings.Model(name=str(folder), **{limit: 10**6}))
+
+
+def test_names_of_usual_kernels_in_a_config_are_ignored(make_folder, edit_config):
+    folder = make_folder("llama")
+    expected = resolved(folder)
+    changed = resolved(edit_config(folder, _attn_implementation="sdpa", _attn_implementation_autoset=True))
+    assert (changed.config, changed.hash) == (expected.config, expected.hash)

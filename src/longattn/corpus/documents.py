@@ -1,6 +1,6 @@
 """From a record, as its file holds it, to a document: its text, id, source, join key and carried fields."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,25 @@ def look_up(values: Mapping[str, Any], name: str) -> Any:
     return value
 
 
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested more than ``depth`` levels deep.
+
+    >>> is_deeper({"a": [1]}, 1), is_deeper({"a": [1]}, 2)
+    (True, False)
+    """
+    level = [value]
+    for _ in range(depth):
+        inner = [item for outer in level if isinstance(outer, dict | list) for item in _items(outer)]
+        level = [item for item in inner if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _items(outer: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return outer.values() if isinstance(outer, dict) else outer
+
+
 def _remove(values: dict[str, Any], name: str) -> None:
     if name in values:
         del values[name]
@@ -217,7 +236,7 @@ def _text(value: Any, corpus: Corpus) -> str:
     if not isinstance(value, str):
         raise _Refused("text_not_string", f"the field {corpus.text_field!r} is of type {type(value).__name__}")
     if 4 * len(value) > corpus.max_doc_bytes and utf8_bytes(value) > corpus.max_doc_bytes:
-        raise _Refused("too_large", f"the text has more than {corpus.max_doc_bytes} bytes")
+        raise _Refused("too_large", f"the text has more bytes than max_doc_bytes {corpus.max_doc_bytes}")
     return _not_empty(value)
 
 

@@ -1,7 +1,9 @@
 """Where a file is, what format it has and how its bytes are opened, local or remote."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 import pyarrow as pa
@@ -9,13 +11,14 @@ from pyarrow.fs import FileInfo, FileSystem, FileType, LocalFileSystem
 
 from longattn import stores
 from longattn.addresses import is_uri, without_options
+from longattn.corpus.streams import TRUNCATED, BoundedStream, ExpandsTooMuchError, XzStream
 from longattn.errors import StoreError
 from longattn.records import Slice
 
 Format = Literal["jsonl", "parquet", "text"]
 
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 
 FETCH_BYTES = 4 * 2**20
 """Bytes asked of a file system at a time; object stores answer each request with a delay."""
@@ -27,7 +30,7 @@ class Kind:
 
     format: Format
     compression: str | None
-    """pyarrow's name of the compression."""
+    """pyarrow's name of the compression, or ``xz``, which it does not read."""
     suffix: str
     """The part of the name that says so, such as ``.jsonl.gz``."""
 
@@ -73,8 +76,21 @@ def facts(info: FileInfo) -> tuple[int, str]:
     return info.size, f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
 
 
+class NotAsListedError(OSError):
+    """The file's content is not the one that the input manifest states."""
+
+
+def reason_of(error: OSError) -> str:
+    """The word for what keeps a file from being read."""
+    if isinstance(error, NotAsListedError):
+        return "not_as_listed"
+    if isinstance(error, ExpandsTooMuchError):
+        return "expands_too_much"
+    return "truncated" if str(error).startswith(TRUNCATED) else "unreadable"
+
+
 def check_unchanged(part: Slice) -> None:
-    """Raise OSError if the file is not the one that was listed."""
+    """Raise OSError if the file is not the one that was listed, :class:`NotAsListedError` if its hash is known."""
     file_system, path = resolve(part.file)
     info = file_system.get_file_info(path)
     if info.type != FileType.File:
@@ -84,12 +100,36 @@ def check_unchanged(part: Slice) -> None:
         raise OSError(f"the file had {part.size} bytes when it was listed and has {size} now; plan again")
     if modified != part.modified:
         raise OSError(f"the file was modified at {modified}, after it was listed; plan again")
+    if part.sha256 and (found := _known_digest(part.file, part.size, part.modified)) != part.sha256:
+        raise NotAsListedError(f"the file's SHA-256 is {found[:16]}..., the manifest says {part.sha256[:16]}...")
 
 
-def open_stream(file: str, compression: str | None) -> pa.NativeFile:
-    """The file's bytes from the start, uncompressed; raises OSError where a compressed file ends early."""
+# a large file is read by many units of one process and need not be hashed for each
+@lru_cache(maxsize=4096)
+def _known_digest(file: str, size: int, modified: str) -> str:
+    return digest(file)
+
+
+def digest(file: str) -> str:
+    """SHA-256 of the file's bytes as they are stored, 64 hexadecimal digits."""
+    sha256 = hashlib.sha256()
+    with open_seekable(file) as stream:
+        while block := stream.read(FETCH_BYTES):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+def open_stream(file: str, compression: str | None, max_bytes: int | None = None) -> pa.NativeFile:
+    """The file's bytes from the start, uncompressed.
+
+    Reading raises OSError where a compressed file ends early, and :class:`ExpandsTooMuchError` after ``max_bytes``.
+    """
     file_system, path = resolve(file)
-    return file_system.open_input_stream(path, compression=compression, buffer_size=FETCH_BYTES)
+    packed = compression if compression != "xz" else None
+    stream = file_system.open_input_stream(path, compression=packed, buffer_size=FETCH_BYTES)
+    if compression == "xz":
+        stream = pa.PythonFile(XzStream(stream), "r")
+    return stream if max_bytes is None else pa.PythonFile(BoundedStream(stream, max_bytes), "r")
 
 
 def open_at(file: str, position: int) -> pa.NativeFile:

@@ -9,14 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from longattn.corpus import files
-from longattn.corpus.documents import Interpreter, Record
+from longattn.corpus.documents import Interpreter, Record, is_deeper
 from longattn.corpus.lines import Line, Lines
 from longattn.corpus.reasons import reject, sample
+from longattn.corpus.streams import TRUNCATED
 from longattn.records import Document, Reject, Slice
 from longattn.settings import Corpus
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 128 * 2**10
+_FREE_BYTES = 64 * 2**20
 _BATCH_BYTES = 8 * 2**20
 _MAX_BATCH_ROWS = 1024
 _STRINGS = (pa.string(), pa.large_string(), pa.string_view())
@@ -29,17 +31,17 @@ def json_records(rules: Interpreter, line_counts: dict[str, int]) -> Iterator[Re
     Of a key that an object holds twice, the last value counts. ``line_counts`` gets the number of the slice's
     lines when the iteration ends.
     """
-    part, max_bytes = rules.part, rules.corpus.max_doc_bytes
+    part = rules.part
     lines = None
     try:
         with _open_lines(rules) as stream:
-            lines = Lines(stream, part.start, part.stop, max_bytes)
+            lines = Lines(stream, part.start, part.stop, rules.corpus.max_doc_bytes)
             # map and filter, unlike a loop, keep no record alive while the caller works on its document
-            yield from filter(None, map(partial(_json_record, part.file, max_bytes), lines))
+            yield from filter(None, map(partial(_json_record, part.file, rules.corpus), lines))
     except OSError as error:
         files.pass_on(part.file, error)
         position, line = (lines.position, lines.count + 1) if lines else (part.start, 1)
-        yield reject(part.file, position, line, _stream_reason(error), str(error))
+        yield reject(part.file, position, line, files.reason_of(error), str(error))
     line_counts[part.file] = lines.count if lines else 0
 
 
@@ -50,19 +52,17 @@ def _open_lines(rules: Interpreter) -> pa.NativeFile:
 
 
 def _open_compressed(rules: Interpreter) -> pa.NativeFile:
-    if rules.kind.compression and rules.part.size == 0:
-        raise OSError("Truncated compressed stream: the file is empty")
-    return files.open_stream(rules.part.file, rules.kind.compression)
+    packed = rules.kind.compression
+    if packed and rules.part.size == 0:
+        raise OSError(f"{TRUNCATED}: the file is empty")
+    max_bytes = max(_FREE_BYTES, rules.part.size * rules.corpus.max_expansion) if packed else None
+    return files.open_stream(rules.part.file, packed, max_bytes)
 
 
-def _stream_reason(error: OSError) -> str:
-    return "truncated" if str(error).startswith("Truncated compressed stream") else "unreadable"
-
-
-def _json_record(file: str, max_bytes: int, line: Line) -> Record | Reject | None:
+def _json_record(file: str, corpus: Corpus, line: Line) -> Record | Reject | None:
     bad, data = partial(reject, file, line.position, line.number), line.data
     if data is None:
-        return bad("too_large", f"the line has {line.num_bytes} bytes, more than {max_bytes}")
+        return bad("too_large", f"the line has {line.num_bytes} bytes, more than max_doc_bytes {corpus.max_doc_bytes}")
     if line.position == 0 and data.startswith(_BOM):
         del data[: len(_BOM)]
     if not data or data.isspace():
@@ -73,6 +73,9 @@ def _json_record(file: str, max_bytes: int, line: Line) -> Record | Reject | Non
         return bad(*_why_not_json(data, error.msg))
     if not isinstance(values, dict):
         return bad("not_an_object", f"the line is a JSON {type(values).__name__}: {_beginning(data)}")
+    # a line with few brackets needs no walk
+    if data.count(b"[") + data.count(b"{") > corpus.max_depth and is_deeper(values, corpus.max_depth):
+        return bad("too_deep", f"lists and objects are nested more than max_depth {corpus.max_depth} deep")
     return Record(line.position, line.number, values)
 
 
@@ -93,17 +96,23 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
     part, columns, row = rules.part, rules.columns(), 0
     try:
         with files.open_seekable(part.file) as stream:
-            # pyarrow's defaults for these two fetch all columns of a row group at once
-            file = pq.ParquetFile(
-                stream, buffer_size=files.FETCH_BYTES, pre_buffer=False, page_checksum_verification=True
-            )
-            meta = file.metadata
+            meta = pq.read_metadata(stream)
             row = sum(meta.row_group(group).num_rows for group in range(part.start))
+            groups = range(part.start, meta.num_row_groups if part.stop is None else part.stop)
+            # pyarrow's defaults for buffer_size and pre_buffer fetch all columns of a row group at once
+            file = pq.ParquetFile(
+                stream,
+                metadata=meta,
+                buffer_size=files.FETCH_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
+                read_dictionary=_dictionary_columns(meta, groups),
+            )
             problem = text_column_problem(file.schema_arrow, rules.corpus)
             if problem:
                 yield reject(part.file, row, None, *problem)
                 return
-            for group in range(part.start, meta.num_row_groups if part.stop is None else part.stop):
+            for group in groups:
                 batches = file.iter_batches(
                     batch_size=_batch_rows(meta.row_group(group)),
                     row_groups=[group],
@@ -152,6 +161,17 @@ def _column_type(schema: pa.Schema, name: str) -> pa.DataType | None:
     return type
 
 
+def _dictionary_columns(meta: pq.FileMetaData, groups: range) -> list[str]:
+    """Columns of strings in which a value may be stored once for many rows, and must not be copied for each of them."""
+    found = set()
+    for group in map(meta.row_group, groups):
+        for column in map(group.column, range(group.num_columns)):
+            nested = "." in column.path_in_schema
+            if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY" and not nested:
+                found.add(column.path_in_schema)
+    return sorted(found)
+
+
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
     row_bytes = group.total_byte_size // max(group.num_rows, 1)
     return max(1, min(_BATCH_BYTES // max(row_bytes, 1), _MAX_BATCH_ROWS))
@@ -178,9 +198,9 @@ def text_document(rules: Interpreter) -> Document | Reject:
         data = _whole(rules)
     except OSError as error:
         files.pass_on(rules.part.file, error)
-        return bad(_stream_reason(error), str(error))
+        return bad(files.reason_of(error), str(error))
     if data is None:
-        return bad("too_large", f"the file has more than {rules.corpus.max_doc_bytes} bytes")
+        return bad("too_large", f"the file has more than max_doc_bytes {rules.corpus.max_doc_bytes}")
     try:
         return rules.text_file(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

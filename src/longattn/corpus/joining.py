@@ -53,7 +53,7 @@ class _Run:
         if self._num_bytes > max_bytes:
             refused, self._parts = self._parts, []
             for part in refused:
-                yield _refuse(part, "too_large", f"joins more than {max_bytes} bytes")
+                yield _refuse(part, "too_large", f"joins more bytes than max_doc_bytes {max_bytes}")
 
     def end(self) -> Iterator[Document]:
         """The joined document, unless nothing is left to join."""

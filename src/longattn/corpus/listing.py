@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from pyarrow.fs import FileInfo, FileSelector, FileType
 
 from longattn.corpus import files
+from longattn.corpus.manifests import listed_name, with_hashes
 from longattn.errors import CorpusError, StoreError
 from longattn.records import Slice
 from longattn.settings import Corpus
@@ -33,12 +34,14 @@ class Listing:
     """Files that more than one input names; they are read once, with the source of the first."""
 
 
-def list_files(corpus: Corpus) -> Listing:
+def list_files(corpus: Corpus, *, compare: bool = True) -> Listing:
     """The files that the inputs name.
 
     A glob takes the files that match, and everything below the folders that match. In folders and globs,
     names that begin with a dot are hidden. So are JSONL and Parquet files whose own or folder's name begins
-    with an underscore (``_delta_log``, ``_temporary``), but not text files (``__init__.py``).
+    with an underscore (``_delta_log``, ``_temporary``), but not text files (``__init__.py``). The input manifest
+    is no input. Raises :class:`CorpusError` for an input that matches nothing and, if ``compare``, where the files are
+    not those of the manifest.
     """
     if not corpus.inputs or "" in corpus.inputs:
         raise CorpusError("no input is given; name at least one file, folder or glob")
@@ -56,7 +59,10 @@ def list_files(corpus: Corpus) -> Listing:
     logger.info("found %d files%s", len(found), _counts(skipped))
     if repeated:
         logger.info("%d files are named by several inputs, such as %s; read once", len(repeated), repeated[0])
-    return Listing(tuple(found.values()), dict(+skipped), tuple(repeated))
+    parts = list(found.values())
+    if corpus.manifest is not None and compare:
+        parts = with_hashes(parts, Path(corpus.manifest))
+    return Listing(tuple(parts), dict(+skipped), tuple(repeated))
 
 
 def _counts(skipped: Counter[str]) -> str:
@@ -90,7 +96,9 @@ def _files_of(text: str, corpus: Corpus, skipped: Counter[str]) -> Iterator[Slic
         name = files.without_options(file).removeprefix(root).lstrip("/")
         if not _matches(name.split("/"), pattern):
             continue
-        if reason := _why_not(name, info, corpus):
+        if corpus.manifest is not None and listed_name(Path(), file) == listed_name(Path(), corpus.manifest):
+            skipped["input manifest"] += 1
+        elif reason := _why_not(name, info, corpus):
             skipped[reason] += 1
         else:
             yield Slice(file, *files.facts(info), source, root=root)

@@ -58,6 +58,9 @@ class UnitReader(Iterator[Document | Reject]):
         else:
             # map, unlike a loop, keeps no document alive while the caller reads the next one
             yield from map(rules.document, records)
+        # bytes that are taken away behind a reader's back look like the end of the file
+        if changed := _change(rules):
+            yield changed
 
 
 def read_unit(unit: WorkUnit, corpus: Corpus, fields: Sequence[str] = ()) -> UnitReader:
@@ -84,5 +87,6 @@ def _change(rules: Interpreter) -> Reject | None:
         files.check_unchanged(part)
     except OSError as error:
         files.pass_on(part.file, error)
-        return reject(part.file, part.start if rules.kind.format == "jsonl" else 0, None, "unreadable", str(error))
+        position = part.start if rules.kind.format == "jsonl" else 0
+        return reject(part.file, position, None, files.reason_of(error), str(error))
     return None

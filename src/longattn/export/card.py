@@ -1,5 +1,6 @@
 """The dataset card: what the export holds, how it was selected and how to load it, as the hub reads it."""
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import PurePath
@@ -19,7 +20,8 @@ def dataset_card(summary: ExportSummary, rule: Exporting, manifest: Mapping[str,
     import yaml
     from huggingface_hub import DatasetCardData
 
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    # Markdown, whose cells escape by themselves
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     environment.filters |= {"cell": cell, "thousands": "{:,}".format}
     template = resources.files("longattn.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
     recipe = _public(manifest.get("recipe", {}))
@@ -49,11 +51,11 @@ def size_category(rows: int) -> str:
 def cell(text: object) -> str:
     r"""Text that cannot leave its cell of a Markdown table.
 
-    >>> cell("a|b<i>\nc")
-    'a\\|b&lt;i> c'
+    >>> cell("a|b<i>\nc![d](e)")
+    'a\\|b&lt;i> c!\\[d\\](e)'
     """
     visible = "".join(char if char.isprintable() else " " for char in str(text))
-    return visible.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    return re.sub(r"[\\|\[\]]", r"\\\g<0>", visible).replace("<", "&lt;").replace("`", "'")
 
 
 def _header(summary: ExportSummary, rule: Exporting) -> dict[str, Any]:
@@ -75,7 +77,9 @@ def _public(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's settings that had a part in the selection, without where files lie."""
     public = {name: section for name, section in recipe.items() if name != "write"}
     if "corpus" in public:
-        public["corpus"] = {name: value for name, value in public["corpus"].items() if name != "inputs"}
+        public["corpus"] = {
+            name: value for name, value in public["corpus"].items() if name not in ("inputs", "manifest")
+        }
     if "settings" in public:
         chosen = public.get("scorers", ())
         public["settings"] = {name: of for name, of in public["settings"].items() if name in chosen}

@@ -1,10 +1,10 @@
 """Decide from its configuration whether a model's attention is what the row moments describe."""
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from longattn import settings
@@ -13,6 +13,7 @@ from longattn.models.checkpoint import Checkpoint
 
 Layers = Sequence[int] | Literal["all"]
 """Decoder layers, 0-based."""
+_MOST = 100_000
 _STRETCHED = ("dynamic", "yarn", "longrope")
 _SOFTCAPS = ("attn_logit_softcapping", "attn_logit_softcap", "attention_logit_cap")
 
@@ -23,14 +24,15 @@ def read_config(checkpoint: Checkpoint, model: settings.Model, *, layers: Layers
     The moments describe causal softmax attention over the whole window. Raises ``ModelError`` for a model
     that has another, and for windows longer than it was made for; a BOS before them counts.
     """
+    _check_counts(checkpoint)
     windows = _Windows(window + model.bos, f"windows have {window} tokens" + (" and a BOS" if model.bos else ""))
     kind = str(checkpoint.config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ModelError(f"{checkpoint.name}: the installed transformers has no model type {kind!r}")
     try:
         config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(checkpoint.config)))
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{checkpoint.name}: config.json does not fit {kind}: {error}") from error
+    except Exception as error:  # whatever a class does with what it gets
+        raise ModelError(f"{checkpoint.name}: config.json does not fit {kind}: {error}"[:500]) from error
     try:
         _check_kind(config)
         _check_layers(config, range(config.num_hidden_layers) if layers == "all" else layers, windows)
@@ -39,6 +41,17 @@ def read_config(checkpoint: Checkpoint, model: settings.Model, *, layers: Layers
     except ModelError as error:
         raise ModelError(f"{checkpoint.name}: {error}") from error
     return config
+
+
+def _check_counts(checkpoint: Checkpoint) -> None:
+    """Raise ``ModelError`` for more layers, heads or experts than there can be: lists of that length would be made."""
+    for name, value in checkpoint.config.items():
+        if not isinstance(value, int) or not re.match(r"num_|n_", name) or name in ("n_positions", "n_ctx"):
+            continue
+        # every layer has a tensor of its own at least
+        most = len(checkpoint.weights.names) if re.fullmatch(r"num_(hidden_)?layers|n_layers?", name) else _MOST
+        if value > most:
+            raise ModelError(f"{checkpoint.name}: {name} in config.json is {value}, more than {most}")
 
 
 def max_positions(config: PreTrainedConfig) -> int:

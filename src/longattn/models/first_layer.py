@@ -139,6 +139,9 @@ def load_first_layer(
             raise ModelError(f"{checkpoint.name}: {part}_proj has shape {tuple(weight.shape)}, its config {expected}")
         return Projection(weight, tensors.get(f"{prefix}_proj.bias"), tensors.get(f"{prefix}_norm.weight"))
 
+    if tensors["embed_tokens.weight"].shape[1:] != (config.hidden_size,):
+        shape = tuple(tensors["embed_tokens.weight"].shape)
+        raise ModelError(f"{checkpoint.name}: embed_tokens has shape {shape}, its config {config.hidden_size} columns")
     projector = Projector(
         embeddings=tensors["embed_tokens.weight"],
         norm=tensors["layers.0.input_layernorm.weight"],

@@ -20,7 +20,7 @@ from longattn.errors import ModelError
 from longattn.models.cache import cached_folder, file_digest
 from longattn.models.gguf_file import GGUFFile, Quantised, read_gguf
 from longattn.models.gguf_tokenizer import gguf_tokenizer, gguf_tokenizer_config, special_tokens
-from longattn.models.weights import write_safetensors
+from longattn.models.weights import MAX_HEADER, write_safetensors
 
 _VERSION = 1
 """Part of the name in the cache; a change of what is written needs a new number."""
@@ -29,14 +29,14 @@ _CHUNK_VALUES = 2**24
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
-def convert_gguf(path: Path) -> Path:
+def convert_gguf(path: Path, max_header: int = MAX_HEADER) -> Path:
     """The checkpoint folder, in the cache, of a GGUF file. Raises ``ModelError`` if it cannot be converted."""
     digest = file_digest(path)
-    return cached_folder(f"gguf/{digest[:32]}-{_VERSION}", functools.partial(_convert, path, digest))
+    return cached_folder(f"gguf/{digest[:32]}-{_VERSION}", functools.partial(_convert, path, digest, max_header))
 
 
-def _convert(path: Path, digest: str, folder: Path) -> None:
-    file = read_gguf(path)
+def _convert(path: Path, digest: str, max_header: int, folder: Path) -> None:
+    file = read_gguf(path, max_header)
     try:
         shape = _shape(file)
         tokenizer, tokenizer_config = gguf_tokenizer(file.metadata), gguf_tokenizer_config(file.metadata)

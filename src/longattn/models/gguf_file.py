@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from longattn.errors import ModelError
+from longattn.models.weights import MAX_HEADER
 
 _SCALARS = {
     0: np.dtype("u1"),
@@ -51,21 +52,25 @@ class GGUFFile:
     tensors: dict[str, Quantised]
 
 
-def read_gguf(path: Path) -> GGUFFile:
-    """Read a GGUF file, version 2 or 3, little endian. Raises ``ModelError`` if anything in it does not add up."""
+def read_gguf(path: Path, max_bytes: int = MAX_HEADER) -> GGUFFile:
+    """Read a GGUF file, version 2 or 3, little endian.
+
+    Raises ``ModelError`` if anything in it does not add up, or if its header has more than ``max_bytes``.
+    """
     data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     try:
-        return _Cursor(data).file()
-    except (ValueError, KeyError, struct.error) as error:
-        raise ModelError(f"{path} is not a GGUF file that can be read: {error}") from error
+        return _Cursor(data, max_bytes).file()
+    except (ValueError, KeyError, OverflowError, struct.error) as error:
+        raise ModelError(f"{path} is not a GGUF file that can be read: {str(error)[:300]}") from error
 
 
 class _Cursor:
     """A position in the bytes of the file."""
 
-    def __init__(self, data: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, data: npt.NDArray[np.uint8], max_header: int) -> None:
         self.data = data
         self.at = 0
+        self.max_header = max_header
 
     def file(self) -> GGUFFile:
         if bytes(self.take(4)) != b"GGUF":
@@ -85,6 +90,7 @@ class _Cursor:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"its alignment is {alignment!r}, not a power of two")
         base = -(-self.at // alignment) * alignment
+        self.max_header = len(self.data)
         tensors = {name: self.tensor(base + offset, shape, kind) for name, shape, kind, offset in headers}
         if len(tensors) != num_tensors:
             raise ValueError("two tensors have the same name")
@@ -93,6 +99,8 @@ class _Cursor:
     def take(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         if num_bytes > len(self.data) - self.at:
             raise ValueError(f"it ends before the {num_bytes} bytes that should follow byte {self.at}")
+        if self.at + num_bytes > self.max_header:
+            raise ValueError(f"its header has more bytes than model.max_header_bytes {self.max_header}")
         self.at += num_bytes
         return self.data[self.at - num_bytes : self.at]
 

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from longattn.errors import ModelError
 from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT
 
+_MAX_TOKEN = 256
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
@@ -30,6 +31,9 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     if kind not in ("gpt2", "llama"):
         raise ModelError(f"GGUF files with a {kind!r} tokenizer are not supported, only gpt2 and llama")
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    # every way to make a token of two is tried
+    if (longest := max(map(len, tokens), default=0)) > _MAX_TOKEN:
+        raise ModelError(f"the GGUF file has a token of {longest} characters, more than {_MAX_TOKEN}")
     if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
         raise ModelError(
             f"the GGUF file has {len(tokens)} tokens, {len(set(tokens))} different, and {len(types)} types"

@@ -17,11 +17,13 @@ from longattn.models.checkpoint import (
     SINGLE_FILE,
     Checkpoint,
     check_files,
+    check_size,
     checkpoint_hash,
     parse_config,
     parse_index,
 )
-from longattn.models.weights import LocalWeights, TensorInfo, Weights, read_header, write_safetensors
+from longattn.models.weights import MAX_HEADER, LocalWeights, TensorInfo, Weights, read_header, write_safetensors
+from longattn.settings import Model
 
 _CHUNK = 32 * 2**20
 
@@ -55,9 +57,9 @@ class Repository:
         entry = self.entries[file]
         return entry["lfs"]["sha256"] if entry.get("lfs") else entry["blob_id"]
 
-    def header(self, file: str) -> dict[str, TensorInfo]:
+    def header(self, file: str, max_bytes: int = MAX_HEADER) -> dict[str, TensorInfo]:
         """The tensors of a safetensors file."""
-        return read_header(file, self.size(file), lambda start, stop: self.read(file, start, stop))
+        return read_header(file, self.size(file), lambda start, stop: self.read(file, start, stop), max_bytes)
 
     def cache_name(self, content: Iterable[str]) -> str:
         """Where something made of this commit is kept in the cache."""
@@ -99,11 +101,12 @@ class HubWeights(Weights):
                 yield self.repository.read(self.files[name], start, min(start + _CHUNK, info.stop))
 
 
-def resolve_repository(name: str) -> Checkpoint:
+def resolve_repository(model: Model) -> Checkpoint:
     """The checkpoint behind ``hf://org/name[@revision]``, pinned to the commit that the revision means now.
 
     Raises ``ModelError`` if the hub cannot be reached, or for a repository that is refused.
     """
+    name = model.name
     with _asking(name):
         uri = parse_hf_uri(name)
         if uri.type != "model" or uri.path_in_repo:
@@ -113,19 +116,25 @@ def resolve_repository(name: str) -> Checkpoint:
         listing = cast("list[dict[str, Any]]", HfFileSystem().ls(root, detail=True))
     repository = Repository(root, {PurePosixPath(entry["name"]).name: entry for entry in listing})
     check_files(name, repository.entries)
+    for small in {"config.json", INDEX_FILE} & repository.entries.keys():
+        check_size(name, small, repository.size(small), "max_header_bytes", model)
+    check_size(name, "tokenizer.json", repository.size("tokenizer.json"), "max_tokenizer_bytes", model)
     config = parse_config(name, repository.read("config.json"))
-    if INDEX_FILE in repository.entries:
-        files = parse_index(name, repository.read(INDEX_FILE))
+    if SINGLE_FILE in repository.entries:
+        files = dict.fromkeys(repository.header(SINGLE_FILE, model.max_header_bytes), SINGLE_FILE)
     else:
-        files = dict.fromkeys(repository.header(SINGLE_FILE), SINGLE_FILE)
+        files = parse_index(name, repository.read(INDEX_FILE))
     if missing := sorted(set(files.values()) - repository.entries.keys()):
         raise ModelError(f"{name} lacks {', '.join(missing)}, which its {INDEX_FILE} names")
+    read = sorted(set(files.values()))
+    digests = {file: repository.digest(file) for file in (*read, "config.json", "tokenizer.json")}
     return Checkpoint(
         name=name,
         config=config,
         tokenizer_file=_tokenizer_file(repository),
         weights=HubWeights(repository, config, files),
-        hash=checkpoint_hash(config, [repository.digest(file) for file in set(files.values())]),
+        hash=checkpoint_hash(config, [digests[file] for file in read]),
+        files=digests,
         license=info.card_data.license if info.card_data else None,
         revision=info.sha,
     )

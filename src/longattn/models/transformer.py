@@ -7,6 +7,7 @@ that nothing is scored wrongly.
 """
 
 import contextlib
+import copy
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -33,11 +34,13 @@ from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visi
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.first_layer import FAMILIES
+from longattn.models.weights import LocalWeights
 
 HEAD_ROWS = {"cpu": 96}
 """Positions whose logits are held at once, 256 unless said otherwise: a processor is faster while they are few enough
 for its caches, and for the allocator to use the same memory again."""
 _INTERFACE = "longattn"
+_MAX_TABLES = 2**28
 # arguments of an attention call that do not change what it means, or are checked by themselves
 _HARMLESS = {
     "cache_position",
@@ -222,11 +225,13 @@ def _load_module(
     model_class = cast("type[PreTrainedModel]", (MODEL_FOR_CAUSAL_LM_MAPPING if predicts else MODEL_MAPPING)[kind])
     if not model_class._supports_attention_backend:
         raise ModelError(f"{checkpoint.name}: the attention of {config.model_type!r} models cannot be read")
+    weights = checkpoint.weights.fetch(_needed(checkpoint, config, predicts))
+    _check_size(checkpoint, model_class, config, weights)
     AttentionInterface.register(_INTERFACE, _attend)
     AttentionMaskInterface.register(_INTERFACE, _no_mask)
     with _quiet():
         module, report = cast("Any", model_class).from_pretrained(
-            checkpoint.weights.fetch(_needed(checkpoint, config, predicts)).folder,
+            weights.folder,
             config=config,
             dtype=dtype,
             attn_implementation=_INTERFACE,
@@ -238,6 +243,20 @@ def _load_module(
     if absent := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
         raise ModelError(f"{checkpoint.name}: lacking, or of another shape: {', '.join(absent[:5])}")
     return module
+
+
+def _check_size(
+    checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, weights: LocalWeights
+) -> None:
+    """Raise ``ModelError`` for a config that describes a much larger model than the files hold, before one is made."""
+    with torch.device("meta"), _quiet():
+        described = cast("Any", model_class)(copy.deepcopy(config))
+    wanted = sum(parameter.numel() for parameter in described.parameters())
+    # an embedding that is also the head stands once in a file
+    if wanted > 2 * (held := weights.num_values()):
+        raise ModelError(f"{checkpoint.name}: config.json describes {wanted} numbers, the files hold {held}")
+    if (tables := sum(buffer.numel() for buffer in described.buffers())) > max(_MAX_TABLES, held):
+        raise ModelError(f"{checkpoint.name}: config.json describes tables of {tables} numbers")
 
 
 def _shorten(config: PreTrainedConfig, depth: int) -> None:
