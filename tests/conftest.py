@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import threading
 import uuid
 from collections import Counter
@@ -14,6 +15,9 @@ from hypothesis import HealthCheck, settings
 # the same examples everywhere; how long one takes is the affair of the machine
 settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+
+# a shell starts what goes to the background with SIGINT ignored, and Python leaves it so
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell")
 """Names to look for on the PATH; a Chromium that Playwright downloaded is found as well."""

@@ -47,7 +47,9 @@ def test_python_in_the_documentation_runs(name, number, code, tmp_path, monkeypa
 def test_commands_in_the_documentation_parse(name, line, monkeypatch):
     monkeypatch.setattr(cli.app, "config", ())
     words = shlex.split(line, comments=True)[1:]
-    cli.app.parse_args(words, exit_on_error=False, print_error=False)
+    # what stands before every verb (--config, --log-format) is taken off first
+    _, bound, *_ = cli.app.meta.parse_args(words, exit_on_error=False, print_error=False)
+    cli.app.parse_args(bound.args, exit_on_error=False, print_error=False)
 
 
 def test_the_scorer_of_the_contributing_page_keeps_the_contract(tiny_model_folder):

@@ -361,12 +361,12 @@ def scorer_rows(
     schema = pa.schema([("window_id", pa.string()), *((n, types[t]) for n, t in scorer.schema().items())])
     data: dict[str, Any] = {"window_id": [window.id for window in windows]}
     for name in scorer.schema():
-        column = columns[name] if windows else np.empty(0)
-        if column.ndim == 2:
+        column: Any = columns[name] if windows else []
+        if np.ndim(column) == 2:
             column = list(column)
             if missing is not None and columns[name].dtype.kind != "f":
                 column = [None if gone else row for row, gone in zip(column, missing, strict=True)]
-        elif missing is not None and missing.any() and column.dtype.kind != "f":
+        elif missing is not None and missing.any() and columns[name].dtype.kind != "f":
             column = pa.array(column, mask=missing)
         data[name] = column
     return pa.Table.from_pydict(data, schema)
