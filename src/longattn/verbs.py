@@ -60,9 +60,10 @@ def plan(recipe: Recipe, output: str | Path, hashes: Path | None = None) -> list
     return units
 
 
-def prepare(recipe: Recipe, output: str | Path) -> Job:
+def prepare(recipe: Recipe, output: str | Path | RunFolder) -> Job:
     """Look up the model and its tokenizer, and say what to measure; loads no weights.
 
+    ``output`` is where the run is, or the run as it was looked up already: the listing of a store takes requests.
     Raises ``ValueError`` for a scorer that does not measure what the corpus holds, windows or samples.
     """
     from longattn.models import resolve
@@ -79,7 +80,8 @@ def prepare(recipe: Recipe, output: str | Path) -> Job:
             log.warning("the preset %s was found on model %s, this is model %s", preset, found_on, checkpoint.hash)
     scorers = recipe.chosen_scorers()
     others = resolve_others([ask for scorer in scorers if (ask := scorer.ask())], checkpoint)
-    return Job(RunFolder.at(output), recipe.corpus, recipe.window, recipe.model, checkpoint, scorers, others)
+    run = output if isinstance(output, RunFolder) else RunFolder.at(output)
+    return Job(run, recipe.corpus, recipe.window, recipe.model, checkpoint, scorers, others)
 
 
 def cut(
@@ -109,7 +111,7 @@ def measure(
     # a folder that is in use, or cannot be written, is no reason to look up a model first
     with run.lock(compute.shard):
         run.sweep()
-        job = prepare(recipe, output)
+        job = prepare(recipe, run)
         units = run.plan()
         if compute.shard is None or not units:
             # shards work on one plan, which the first of them makes

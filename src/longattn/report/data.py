@@ -168,7 +168,7 @@ def gather(
         selection_hash=file_sha256(selection),
         rejects=_first_rejects(run.root / "rejects.jsonl", max_rejects),
         command=command,
-        folder=str(run.root),
+        folder=run.place,
     )
 
 
