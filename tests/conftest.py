@@ -1,5 +1,6 @@
 """What tests of several modules share."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -21,6 +22,38 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell")
 """Names to look for on the PATH; a Chromium that Playwright downloaded is found as well."""
+
+
+# in a file, so that processes can import it
+KILLER = """
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from longattn.expressions import column
+from longattn.scorers import Scorer
+
+
+@dataclass(frozen=True)
+class Killer(Scorer):
+    name: ClassVar[str] = "killer"
+
+    def measurement(self):
+        return {}
+
+    def schema(self):
+        return {"killer": "float64"}
+
+    def measure(self, windows, layers):
+        if any(window.doc_id == "poison" for window in windows):
+            os._exit(1)
+        return {"killer": np.zeros(len(windows))}
+
+    def score(self):
+        return column("killer")
+"""
 
 
 @pytest.fixture
@@ -216,3 +249,26 @@ def accessibility_findings():
         ]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def ray(tmp_path_factory):
+    """The engine ray with one Ray for all tests, which takes seconds to start; its workers can import ``killer``."""
+    from longattn.engines import ray as engine
+    from longattn.errors import RunError
+    from longattn.settings import Compute
+
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "killer.py").write_text(KILLER)
+    with pytest.MonkeyPatch.context() as patch:
+        # Ray starts the processes of workers with our variables
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+        patch.syspath_prepend(folder)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(engine.connection(Compute(engine="ray", ray_workers=8)))
+            except RunError as error:
+                if "does not start" not in str(error):
+                    raise
+                pytest.skip(str(error))
+            yield engine

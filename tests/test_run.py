@@ -22,7 +22,7 @@ from longattn.ledger import Books, LedgerError, balance
 from longattn.recipes import Recipe
 from longattn.scorers import ContextDependency
 from longattn.settings import Compute, Corpus, Exporting, Model, Selecting, Windowing
-from longattn.tables import read_sealed, write_sealed
+from longattn.tables import RunFolder, read_sealed, write_sealed
 
 INLINE = Compute(workers=0, devices=("cpu",), threads=1)
 LENGTH = 64
@@ -173,6 +173,48 @@ def test_shards_units_and_the_order_of_files_change_no_byte(recipe, tmp_path):
     assert selected(other, tmp_path / "other") == expected
 
 
+def test_what_shards_add_up_to_is_written_by_select_which_names_missing_ones(recipe, tmp_path):
+    (tmp_path / "corpus" / "part-9.jsonl").write_bytes(b'not json\n{"id": "0-7", "text": "' + b"y" * 70 + b'"}\n')
+    whole, out = tmp_path / "whole", tmp_path / "shards"
+    selected(recipe, whole)
+    first = verbs.measure(recipe, out, replace(INLINE, shard="0/2"))
+    note = verbs.select(recipe, out).notes[-1]
+    assert note.endswith("work units are not measured yet and took no part: those of shards 1/2")
+    second = verbs.measure(recipe, out, replace(INLINE, shard="1/2"))
+    assert json.loads((out / "manifest.json").read_bytes())["ledger"] == {}
+    # no shard sees that two of them read a document with one id
+    assert first["rejected.duplicate_id"] + second["rejected.duplicate_id"] == 0
+    verbs.select(recipe, out)
+    for name in ("rejects.jsonl", "selection.parquet", "plan.parquet"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    # the manifest says where the selection is
+    mine, other = (RunFolder(folder).manifest() for folder in (out, whole))
+    mine["selection"]["path"] = other["selection"]["path"]
+    assert mine == other
+    assert len(read_sealed(out / "timings.json")["attempts"]) == 2
+
+
+def test_what_shards_added_while_somebody_selected_is_added_up_again(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    verbs.measure(recipe, out, replace(INLINE, shard="0/2"))
+    measure = verbs.engines.measure
+
+    def and_select(*words):
+        verbs.select(recipe, out)
+        return measure(*words)
+
+    monkeypatch.setattr(verbs.engines, "measure", and_select)
+    verbs.measure(recipe, out, replace(INLINE, shard="1/2"))
+    verbs.select(recipe, out)
+    assert RunFolder(out).manifest()["ledger"]["documents"] == 24
+    assert not verbs.verify(out).damaged
+
+
+def test_a_whole_run_is_no_shard(recipe, tmp_path):
+    with pytest.raises(ValueError, match="measure each shard, then select"):
+        verbs.run(recipe, tmp_path / "run", replace(INLINE, shard="0/2"))
+
+
 def test_files_added_later_are_measured_alone(recipe, tmp_path):
     out = tmp_path / "run"
     selected(recipe, out)
@@ -227,8 +269,8 @@ def test_a_damaged_unit_is_no_missing_one_and_is_measured_again(recipe, tmp_path
 
 
 def test_shards_that_end_together_leave_the_whole_ledger(recipe, tmp_path, monkeypatch):
-    """Who looked first must not be the last to write."""
-    recipe = replace(recipe, scorers=("length",))
+    """What one of them looked at before the other ended must not be what is written down."""
+    recipe = replace(recipe, scorers=("length",), keep=Selecting(weights={"length": 1.0}))
     expected = verbs.measure(recipe, tmp_path / "whole", INLINE)
     out, looked, balance = tmp_path / "run", threading.Event(), verbs.balance
     verbs.plan(recipe, out)
@@ -248,7 +290,9 @@ def test_shards_that_end_together_leave_the_whole_ledger(recipe, tmp_path, monke
     monkeypatch.setattr(verbs, "balance", slow)
     measure("0/2")
     other.join()
-    assert verbs.RunFolder(out).manifest()["ledger"] == expected
+    verbs.select(recipe, out)
+    assert RunFolder(out).manifest()["ledger"] == expected
+    assert len(read_sealed(out / "timings.json")["attempts"]) == 2
 
 
 def test_a_ledger_that_does_not_balance_is_an_error(recipe, tmp_path):

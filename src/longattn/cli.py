@@ -24,6 +24,7 @@ from longattn.errors import LongAttnError
 from longattn.logs import Format, Level, Style, printable, show_log, style
 from longattn.recipes import RECIPES, Recipe, as_flags
 from longattn.settings import Calibrating, Compute, Corpus, Inspecting, Model, Needles, Validating, plain
+from longattn.templates import Scheduler
 
 if TYPE_CHECKING:
     from longattn.engines import Progress
@@ -266,14 +267,14 @@ def run(
 
 @app.command
 def status(folder: Folder, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
-    """Show how far a run is, and what was left out; safe to call from a second terminal while it works.
+    """Show how far a run is, shards and workers of Ray added up, and what was left out; safe to call while it works.
 
     Parameters
     ----------
     as_json
         Print one JSON object, with all that is in quarantine.
     """
-    from longattn import verbs
+    from longattn import engines, verbs
 
     state = verbs.status(folder)
     if as_json:
@@ -282,11 +283,47 @@ def status(folder: Folder, *, as_json: Annotated[bool, Parameter(name="--json", 
     _say(f"{state.units} work units planned")
     for name, done in state.tables.items():
         _say(f"  {name:<40} {done} of {state.units} units")
-    for attempt in state.attempts:
+    together = engines.together(state.attempts)
+    for line in together.lines():
+        _say(f"  {line}")
+    for attempt in together.worth_a_line:
         _say(f"  {_attempt(attempt)}")
+    for line in together.workers():
+        _say(f"    {line}")
     _say_left_out(state)
     _say("selected: " + ("yes" if state.selected else "not yet"))
     return 0
+
+
+@app.command
+def template(
+    scheduler: Scheduler,
+    *inputs: Inputs,
+    output: Output = "longattn-run",
+    shards: int = 16,
+    gpus: int = 1,
+    image: str = "IMAGE",
+    recipe: Everything = Recipe(),
+) -> int:
+    """Print a job file for a scheduler, with the command that measures these inputs with these settings.
+
+        longattn template slurm books=/shared/books --output /shared/run --shards 64 > measure.sbatch
+
+    Parameters
+    ----------
+    scheduler
+        An array of Slurm, an indexed job of Kubernetes, or a job of a running Ray cluster.
+    shards
+        Tasks or pods; many more than there are machines at a time lose less to a slow one.
+    gpus
+        GPUs of a task or pod; 0 for none.
+    image
+        Container image of the pods.
+    """
+    from longattn.templates import render
+
+    _say(render(scheduler, _with_inputs(recipe, inputs), output, shards=shards, gpus=gpus, image=image).rstrip())
+    return DONE
 
 
 @app.command

@@ -132,6 +132,7 @@ class Model:
     """A larger tokenizer.json is refused."""
 
 
+Engine = Literal["embedded", "ray"]
 TokenizerBackend = Literal["auto", "tokenizers", "gigatoken"]
 VocabularyTable = Literal["auto", "always", "never"]
 
@@ -140,6 +141,13 @@ VocabularyTable = Literal["auto", "always", "never"]
 class Compute:
     """How the work is spread; none of it changes a result."""
 
+    engine: Engine = "embedded"
+    """``embedded``: the processes of this machine; ``ray``: workers of a Ray cluster (``longattn[ray]``), each with one
+    device and tokeniser processes of its own."""
+    ray_address: str | None = None
+    """The cluster to use; None takes that of the variable RAY_ADDRESS, or starts Ray on this machine alone."""
+    ray_workers: int | None = None
+    """Workers to ask Ray for; None takes one for each GPU of the cluster, or for each machine where there is none."""
     workers: int | None = None
     """Tokeniser processes; 0 does everything in one process; None takes half of the cores, at least one."""
     devices: tuple[str, ...] = ("auto",)
@@ -154,7 +162,8 @@ class Compute:
     """Keep layer-0 queries and keys of every token id in the cache folder, for all processes and later runs on this
     CPU: ``auto`` makes the table for a corpus that uses most of it, and uses one that is there."""
     shard: str | None = None
-    """``K/N``: do only every N-th work unit, beginning with the K-th (0-based)."""
+    """``K/N``: do only every N-th work unit, beginning with the K-th (0-based). ``auto/N`` takes K from
+    ``SLURM_ARRAY_TASK_ID`` or ``JOB_COMPLETION_INDEX``; ``auto`` takes both from a whole Slurm array."""
     max_errors: int | str | None = None
     """Stop when more records than this are rejected or fail in one attempt: a number, or a share of the documents read
     such as ``0.1%``. Without it no number of rejects stops a run, and ten failures in a row do."""

@@ -27,6 +27,7 @@ from longattn.quarantine import Quarantine
 from longattn.recipes import Recipe, as_flags
 from longattn.records import Document, Window, WorkUnit
 from longattn.scorers import SCORERS, PilotScorer
+from longattn.stores import refresh
 from longattn.tables import RunFolder, Table, durable, read_sealed, write_sealed
 
 if TYPE_CHECKING:
@@ -103,9 +104,11 @@ def measure(
     """Plan, cut and measure: every scorer's table of every unit; continues where an earlier attempt stopped.
 
     Returns the ledger: records read and what became of them, windows planned and scored. Writes ``rejects.jsonl``,
-    ``manifest.json`` and ``timings.json``.
+    ``manifest.json`` and ``timings.json``. A shard returns its own ledger; what all shards add up to is written by
+    :func:`select`.
     """
     compute = compute or settings.Compute()
+    compute = replace(compute, shard=engines.resolve_shard(compute.shard, os.environ))
     engines.check(compute)
     run, began, started = RunFolder.at(output), time.time(), time.monotonic()
     # a folder that is in use, or cannot be written, is no reason to look up a model first
@@ -116,24 +119,27 @@ def measure(
         if compute.shard is None or not units:
             # shards work on one plan, which the first of them makes
             units = corpus.list_units(recipe.corpus, units)
-        run.write_plan(units)
+            run.write_plan(units)
         if any(isinstance(scorer, PilotScorer) for scorer in job.scorers):
             job = with_pilots(job, units, engines.devices(compute)[0])
-        _open(job, recipe)
+        _open(job, recipe, compute.shard)
         try:
             attempt = engines.measure(job, units, compute, progress)
         except (CorpusError, RunError):
-            _close(job, units)
+            _close(job, units, compute.shard)
             raise
-        ledger = _close(job, units)
+        ledger = _close(job, units, compute.shard)
         _write_timings(job, began, time.monotonic() - started, attempt, compute)
     return ledger
 
 
-def _open(job: Job, recipe: Recipe) -> None:
+def _open(job: Job, recipe: Recipe, shard: str | None) -> None:
     """Write down what is going to be measured, so that a run that is stopped can be looked at and selected from."""
     tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
+    # no shard knows all units, so select is left to add them up
+    apart = {} if shard is None else {"ledger": {}}
     job.run.update_manifest(
+        **apart,
         recipe=recipe,
         versions=measuring.package_versions(),
         model={"name": job.checkpoint.name, "hash": job.checkpoint.hash},
@@ -142,18 +148,27 @@ def _open(job: Job, recipe: Recipe) -> None:
     )
 
 
-def _close(job: Job, units: Sequence[WorkUnit]) -> Counter[str]:
-    """Add up what is on disk and write it down."""
-    # of several shards, the last one must be the last to look as well
-    with job.run.lock("ledger", wait=True), job.run.replacing("rejects.jsonl") as sections:
-        books = Books.of(job, units)
+def _close(job: Job, units: Sequence[WorkUnit], shard: str | None) -> Counter[str]:
+    """Add up what is on disk and, unless it is a shard, write it down."""
+    for table in job.tables():
+        if table.folder.exists():
+            table.describe()
+    books = Books.of(job, engines.shard_of(units, shard))
+    if shard is None:
+        return _add_up(job.run, books)
+    # somebody may have selected while it was at work
+    job.run.update_manifest(ledger={})
+    return balance(books)
+
+
+def _add_up(run: RunFolder, books: Books) -> Counter[str]:
+    """Write ``rejects.jsonl`` and the ledger of all units that are on disk."""
+    # of two processes, the last one to write must be the last to look as well
+    with run.lock("ledger", wait=True), run.replacing("rejects.jsonl") as sections:
         ledger = balance(books)
-        with durable(job.run.root / "rejects.jsonl") as file:
+        with durable(run.root / "rejects.jsonl") as file:
             for line in rejects(books):
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        for table in job.tables():
-            if table.folder.exists():
-                table.describe()
         sections.update(ledger=ledger)
     return ledger
 
@@ -161,12 +176,6 @@ def _close(job: Job, units: Sequence[WorkUnit]) -> Counter[str]:
 def _write_timings(job: Job, began: float, seconds: float, counts: Counter[str], compute: settings.Compute) -> None:
     """Append this attempt to ``timings.json``, which alone holds times and facts of the machine."""
     path = job.run.root / "timings.json"
-    try:
-        attempts = read_sealed(path)["attempts"] if path.exists() else []
-    except DamageError as error:
-        # no result hangs on it, so the hours of this attempt must not
-        log.warning("%s; attempts before this one are forgotten", error)
-        attempts = []
     facts: dict[str, Any] = {
         "began": began,
         "seconds": seconds,
@@ -180,7 +189,17 @@ def _write_timings(job: Job, began: float, seconds: float, counts: Counter[str],
         from longattn.attention import cpu_kernel
 
         facts["cpu_kernel"] = cpu_kernel()
-    write_sealed(path, {"attempts": [*attempts, facts]})
+    # a whole run has the folder to itself; shards may end at the same moment
+    with nullcontext() if compute.shard is None else job.run.lock("timings", wait=True):
+        if compute.shard is not None:
+            refresh(path)
+        try:
+            attempts = read_sealed(path)["attempts"] if path.exists() else []
+        except DamageError as error:
+            # no result hangs on it, so the hours of this attempt must not
+            log.warning("%s; attempts before this one are forgotten", error)
+            attempts = []
+        write_sealed(path, {"attempts": [*attempts, facts]})
 
 
 def estimate(recipe: Recipe, output: str | Path, compute: settings.Compute | None = None) -> measuring.Estimate:
@@ -195,7 +214,7 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
     """Choose among the measured windows and write ``selection.parquet``; no model is loaded.
 
     Uses the tables that are there: raises :class:`RunError` when a scorer was not measured, or was measured with other
-    settings than asked for.
+    settings than asked for. After shards it first writes what they add up to: ``rejects.jsonl`` and the ledger.
     """
     from longattn.selection import Formula, select
 
@@ -207,8 +226,11 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
     for name, table in weighted.items():
         if not same_windows(table, windows):
             raise RunError(f"{name} was measured on other windows than the last ones cut; measure it again")
-    planned = [unit.id for unit in run.plan()]
+    units = run.plan()
+    planned = [unit.id for unit in units]
     run.sweep()
+    if not run.manifest().get("ledger"):
+        _add_up(run, _books(run, tables, windows, units))
     for table in (windows, *weighted.values()):
         table.bring(planned, rows=False)
     done = [unit for unit in planned if all(table.receipt(unit) for table in (windows, *weighted.values()))]
@@ -231,13 +253,30 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
         selection = select(done, windows, dict(sorted(formulas.items())), recipe.keep, path)
         selection = replace(selection, path=below(run.place, path.name))
         if len(done) < len(planned):
-            missing = f"{len(planned) - len(done)} of {len(planned)} work units are not measured yet and took no part"
-            selection = replace(selection, notes=(*selection.notes, missing))
+            note = _missing(run, units, done)
+            selection = replace(selection, notes=(*selection.notes, note))
         # rejects.jsonl names them all
         facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
         # what refining said was said of another selection
         sections.update(selection=facts, recipe=recipe, refinement=None)
     return selection
+
+
+def _books(run: RunFolder, tables: dict[str, Any], windows: Table, units: Sequence[WorkUnit]) -> Books:
+    """What to add up where there is no job: the tables that the manifest lists."""
+    found = {name: run_table(run, tables, name) for name in sorted(tables.keys() - {"documents", "windows"})}
+    scorers = {name: table for name, table in found.items() if same_windows(table, windows)}
+    return Books(run_table(run, tables, "documents"), windows, scorers, units)
+
+
+def _missing(run: RunFolder, units: Sequence[WorkUnit], done: Sequence[str]) -> str:
+    """How many units took no part in a selection, and whose they are."""
+    there = set(done)
+    missing = [unit for unit in units if unit.id not in there]
+    note = f"{len(missing)} of {len(units)} work units are not measured yet and took no part"
+    if shards := engines.shards_of(units, missing, run.root):
+        note += f": those of shards {', '.join(shards[:10])}" + (", ..." if len(shards) > 10 else "")
+    return note
 
 
 def refine(
@@ -446,7 +485,9 @@ def run(
     compute: settings.Compute | None = None,
     progress: engines.Progress | None = None,
 ) -> RunResult:
-    """All of it: plan, cut, measure, select, export, report."""
+    """All of it: plan, cut, measure, select, export, report. Raises ``ValueError`` for a shard, a part of the units."""
+    if compute is not None and compute.shard is not None:
+        raise ValueError("a run selects, for which all shards must be there: measure each shard, then select")
     ledger = measure(recipe, output, compute, progress)
     if recipe.refine.confidence is None:
         selection = select(recipe, output)

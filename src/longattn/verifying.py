@@ -154,6 +154,10 @@ class _Check:
         stated: Mapping[str, int] = self.manifest.get("ledger", {})
         if self.found.damaged or not {"documents", "windows"} <= tables.keys():
             return
+        if not stated:
+            about = "what shards measured is not added up yet, or a run was stopped"
+            self.found.unfinished.append(f"{about}: run `longattn select`, or give the measuring command again")
+            return
         measured = [key.removeprefix("scored.") for key in stated if key.startswith("scored.")]
         scorers = {name: tables[name] for name in measured if name in tables}
         try:

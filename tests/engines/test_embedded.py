@@ -8,12 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from longattn import engines, verbs
-from longattn.engines.embedded import shard_of
 from longattn.engines.tally import Allowed
 from longattn.errors import CorpusError, ModelError, RunError
 from longattn.ledger import Books, balance, rejects
 from longattn.recipes import Recipe
-from longattn.records import Slice, WorkUnit
 from longattn.settings import Compute, Corpus, Model, Windowing
 
 PROCESSES = Compute(workers=1, devices=("cpu",))
@@ -254,15 +252,3 @@ def test_what_is_wrong_with_a_model_is_said_before_anything_is_measured(recipe, 
     with pytest.raises(ModelError, match="7"):
         verbs.measure(other, tmp_path / "run", PROCESSES)
     assert not list((tmp_path / "run").glob("tables/longattn-*/unit-*"))
-
-
-def test_shards_share_the_units_among_them():
-    units = [WorkUnit((Slice(str(i), 1, ""),)) for i in range(5)]
-    assert shard_of(units, None) == units
-    assert [shard_of(units, f"{k}/2") for k in range(2)] == [units[0::2], units[1::2]]
-
-
-@pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2", "1/0"])
-def test_a_shard_that_is_none_is_refused(shard):
-    with pytest.raises(ValueError, match="shard must be K/N"):
-        shard_of([], shard)

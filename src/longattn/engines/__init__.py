@@ -2,5 +2,19 @@
 
 from longattn.engines.embedded import check, devices, measure
 from longattn.engines.progress import Progress, Quiet, read_progress
+from longattn.engines.sharding import resolve_shard, shard_of, shards_of
+from longattn.engines.watching import Together, together
 
-__all__ = ["Progress", "Quiet", "check", "devices", "measure", "read_progress"]
+__all__ = [
+    "Progress",
+    "Quiet",
+    "Together",
+    "check",
+    "devices",
+    "measure",
+    "read_progress",
+    "resolve_shard",
+    "shard_of",
+    "shards_of",
+    "together",
+]

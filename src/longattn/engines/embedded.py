@@ -1,7 +1,8 @@
 """Work units on this machine: tokeniser processes feed one scorer process per device."""
 
+import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from longattn.attempts import blame, left_out, measure_unit
 from longattn.engines.metrics import Metrics
 from longattn.engines.processes import Pools, load_model
 from longattn.engines.progress import Progress, Quiet, Several, State, StatusFile
+from longattn.engines.sharding import resolve_shard, shard_of
 from longattn.engines.tally import Allowed, Tally
 from longattn.measuring import CutUnit, Job, cut_unit
 from longattn.quarantine import Place, Stage
@@ -20,6 +22,12 @@ from longattn.tokens import Tokenizer
 
 MAX_DEATHS = 3
 """A unit that ends so many processes while it is alone, with another document in hand each time, is left out."""
+
+TICK = 0.2
+"""Seconds to wait for something to happen before looking around."""
+
+More = Callable[[], list[WorkUnit] | None]
+"""Units that have come since it was last asked; None when no more will come."""
 
 
 def measure(
@@ -42,15 +50,19 @@ def measure(
     finished = float(sum(unit.num_bytes for unit in (*done, *failed)))
     total = sum(unit.num_bytes for unit in mine)
     state = State(len(mine), len(done), total, finished, finished, units_failed=len(failed))
-    status = StatusFile(job.run.root, "embedded", compute.shard)
+    status = StatusFile(job.run.root, compute.engine, compute.shard)
     watchers: list[Progress] = [progress or Quiet(), status]
     if compute.metrics:
         watchers.append(Metrics(Path(compute.metrics), job.run.root, compute.shard))
     tally = Tally(compute, state, Several(watchers))
-    run = _inline if compute.workers == 0 else _in_processes
+    if compute.engine == "ray":
+        # an extra, and heavy
+        from longattn.engines.ray import work
+    else:
+        work = pipeline
     try:
         if waiting:
-            run(job, waiting, compute, tally)
+            work(job, waiting, compute, tally)
             tally.finish()
     except BaseException as error:
         phase = "failed" if isinstance(error, Exception) else "stopped"
@@ -62,18 +74,8 @@ def measure(
 
 def check(compute: settings.Compute) -> None:
     """Raise ``ValueError`` for settings that make no sense, before anything is looked up or loaded."""
-    shard_of((), compute.shard)
+    resolve_shard(compute.shard, {})
     Allowed.read(compute.max_errors)
-
-
-def shard_of(units: Sequence[WorkUnit], shard: str | None) -> list[WorkUnit]:
-    """Every N-th unit, beginning with the K-th (0-based), for a shard ``K/N``; all of them for None."""
-    if shard is None:
-        return list(units)
-    number, slash, of = shard.partition("/")
-    if not (slash and number.isdigit() and of.isdigit() and int(number) < int(of)):
-        raise ValueError(f"shard must be K/N with 0 <= K < N, such as 0/8, got {shard!r}")
-    return list(units[int(number) :: int(of)])
 
 
 def devices(compute: settings.Compute, needed: bool = True) -> list[str]:
@@ -89,12 +91,20 @@ def devices(compute: settings.Compute, needed: bool = True) -> list[str]:
     return ["mps"] if torch.backends.mps.is_available() else ["cpu"]
 
 
-def _inline(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, tally: Tally) -> None:
+def pipeline(
+    job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, tally: Tally, more: More | None = None
+) -> None:
+    """Measure units in this process, or in processes of its own; ends when all are done and no more will come."""
+    run = _inline if compute.workers == 0 else _in_processes
+    run(job, waiting, compute, tally, more)
+
+
+def _inline(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, tally: Tally, more: More | None) -> None:
     """Everything in this process, one unit after another."""
     tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file, compute.tokenizer)
     model = load_model(job, waiting, compute, devices(compute, needed=bool(job.asks))[0])
 
-    for unit in waiting:
+    for unit in _arriving(waiting, more):
         if tally.enough:
             break
         pieces = cut_unit(unit, job, tokenizer)
@@ -107,12 +117,24 @@ def _inline(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, ta
         tally.unit_done(unit, measure_unit(job, model, pieces, on_window, patience=tally.patience))
 
 
-def _in_processes(job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, tally: Tally) -> None:
+def _arriving(waiting: Sequence[WorkUnit], more: More | None) -> Iterator[WorkUnit]:
+    """The units that are there, and those that come."""
+    yield from waiting
+    while more is not None and (arrived := more()) is not None:
+        yield from arrived
+        if not arrived:
+            time.sleep(TICK)
+
+
+def _in_processes(
+    job: Job, waiting: Sequence[WorkUnit], compute: settings.Compute, tally: Tally, more: More | None
+) -> None:
     """Tokeniser processes and one scorer process per device, with only a few units under way at once."""
     places = devices(compute, needed=bool(job.asks))
     with Pools(job, waiting, compute, places, tally.patience) as pools:
-        queue = _Queue(job, deque(waiting))
-        while queue.busy or (queue.left and not tally.enough):
+        queue = _Queue(job, deque(waiting), more)
+        while queue.busy or ((queue.left or queue.more) and not tally.enough):
+            queue.ask_for_more()
             if not tally.enough:
                 queue.feed_cutters(pools)
             queue.feed_scorers(pools)
@@ -127,6 +149,7 @@ class _Queue:
 
     job: Job
     waiting: deque[WorkUnit]
+    more: More | None = None
     cutting: dict[Future, WorkUnit] = field(default_factory=dict)
     ready: deque[tuple[WorkUnit, CutUnit]] = field(default_factory=deque)
     scoring: dict[Future, tuple[WorkUnit, CutUnit, int]] = field(default_factory=dict)
@@ -145,6 +168,13 @@ class _Queue:
     def left(self) -> bool:
         """Whether there are units to hand out."""
         return bool(self.waiting or self.suspects)
+
+    def ask_for_more(self) -> None:
+        """Put what has come at the end of the queue."""
+        if self.more is not None and (arrived := self.more()) is not None:
+            self.waiting.extend(arrived)
+        else:
+            self.more = None
 
     def feed_cutters(self, pools: Pools) -> None:
         """Hand out units while only a few are ahead of the scorers; a suspect goes alone."""
@@ -169,7 +199,9 @@ class _Queue:
 
     def collect(self, pools: Pools, tally: Tally) -> None:
         """Wait a moment for results; put back what a dead process had in hand."""
-        done, _ = wait([*self.cutting, *self.scoring], timeout=0.2, return_when=FIRST_COMPLETED)
+        if not (self.cutting or self.scoring):
+            time.sleep(TICK)
+        done, _ = wait([*self.cutting, *self.scoring], timeout=TICK, return_when=FIRST_COMPLETED)
         for future in done:
             stage = "cut" if future in self.cutting else "measure"
             unit = self.cutting[future] if stage == "cut" else self.scoring[future][0]

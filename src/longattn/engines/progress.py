@@ -24,6 +24,8 @@ once (``progress-3-of-16.json`` for a shard). It is one JSON object, replaced as
 ``tokens``          tokens of those windows
 ``rejects``         records rejected in this attempt, by reason
 ``deaths``          processes that died in this attempt and were replaced
+``workers``         of ``ray``, its workers: ``host`` and ``pid`` (null until it has begun), ``units`` that it has in
+                    hand, ``windows`` and ``tokens`` that it has measured
 ``tokens_per_second``, ``seconds_left``
                     rates of this attempt; ``seconds_left`` is null before anything is measured
 =================== ===================================================================================================
@@ -61,6 +63,7 @@ class State:
     units_failed: int = 0
     documents_failed: int = 0
     deaths: int = 0
+    workers: list[dict[str, Any]] = field(default_factory=list)
     began: float = field(default_factory=time.time)
     started: float = field(default_factory=time.monotonic, repr=False)
     """The same moment on a clock that nobody sets."""

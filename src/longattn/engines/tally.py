@@ -1,7 +1,7 @@
 """When a measurement has had enough: of windows, of bad records, or of failures that nobody's document explains."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -55,6 +55,8 @@ class Tally:
     compute: settings.Compute
     state: State
     watchers: Progress
+    on_end: Callable[[WorkUnit, Mapping[str, int] | Failure], None] | None = None
+    """Told of every unit that is done, with its counts, or left out as a whole."""
     counts: Counter[str] = field(default_factory=Counter)
     finished_bytes: float = field(init=False)
     failed_in_a_row: int = 0
@@ -85,6 +87,8 @@ class Tally:
             self.state.units_done += 1
         self.state.documents_failed += failed
         self._finish(unit)
+        if self.on_end:
+            self.on_end(unit, counts)
         self._check(ENOUGH_TO_JUDGE)
 
     def document_failed(self, failure: Failure) -> None:
@@ -96,6 +100,8 @@ class Tally:
         self.counts["units_failed"] += 1
         self.state.units_failed += 1
         self._finish(unit)
+        if self.on_end:
+            self.on_end(unit, failure)
         # three units are as telling as ten documents
         self._failed(failure, -(-IN_A_ROW // 3))
 
