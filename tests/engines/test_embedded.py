@@ -164,10 +164,10 @@ def test_a_document_that_cannot_be_cut_is_rejected_and_comes_back_on_request(rec
         "import os\n"
         "from longattn.tokens import Tokenizer\n"
         "encode = Tokenizer.encode\n"
-        "def poisoned(self, text):\n"
+        "def poisoned(self, text, *more):\n"
         "    if 'file 1 document 2' in text and os.environ.get('POISON'):\n"
         "        os._exit(1)\n"
-        "    return encode(self, text)\n"
+        "    return encode(self, text, *more)\n"
         "Tokenizer.encode = poisoned\n"
     )
     monkeypatch.setenv("POISON", "1")
