@@ -5,10 +5,13 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import longattn
 from longattn import cli
 
 
@@ -279,3 +282,8 @@ def test_the_report_tries_other_choices_and_leaves_out_what_was_measured_otherwi
     assert '<th scope="row">length</th>' in text
     assert cli.launch(["report", run, "--timings"]) == 0
     assert "On this machine" in page.read_text(encoding="utf-8")
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "longattn", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == longattn.__version__

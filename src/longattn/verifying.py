@@ -23,7 +23,7 @@ RESULTS = {
 }
 """Files that the manifest lists, and the verb that writes each; those of ``pilots`` are written by ``measure``."""
 
-UNCHECKED = (".lock", "progress", "quarantine/", "validity/")
+UNCHECKED = (".lock", "progress", "quarantine/", "validity/", "inspect/")
 """How names begin of files that only say who works and how far, or that no selection is made from."""
 
 MEASURE = "delete it and give the measuring command again"
