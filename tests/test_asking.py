@@ -113,7 +113,12 @@ def test_short_windows_share_a_forward_pass_and_see_what_they_see_alone(model):
 
 def test_batches_hold_neighbours_of_one_length_up_to_a_number_of_tokens():
     short = TOKENS_AT_ONCE // 4
-    lengths = [short] * 5 + [TOKENS_AT_ONCE * 2] * 2 + [short, short + 1, short + 1]
+    lengths = [short] * 5 + [TOKENS_AT_ONCE * 2] * 2 + [short, short - 16, short - 16, short + 1, short + 1]
     grouped = [[len(window.tokens) for window in batch] for batch in batches(windows_of(lengths))]
-    assert grouped == [[short] * 4, [short], [2 * TOKENS_AT_ONCE], [2 * TOKENS_AT_ONCE], [short], [short + 1] * 2]
+    # those of an odd length go alone: where they lie in a batch would show in their last digits
+    odd = [[short + 1], [short + 1]]
+    long = [[2 * TOKENS_AT_ONCE], [2 * TOKENS_AT_ONCE]]
+    assert grouped == [[short] * 4, [short], *long, [short], [short - 16] * 2, *odd]
+    behind_a_bos = batches(windows_of([short, short, short - 1, short - 1]), prefix=1)
+    assert [len(batch) for batch in behind_a_bos] == [1, 1, 2]
     assert list(batches([])) == []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_the_verb_writes_a_preset_of_the_heads_that_copy(tiny_model_folder, tmp_
                 found = model.predictions(*arguments, **options)
                 return found._replace(hits=torch.ones_like(found.hits))
 
-        facts = {name: getattr(model, name) for name in model.__dataclass_fields__}
+        facts = {field.name: getattr(model, field.name) for field in fields(model)}
         return original(Kind(**facts), prompt)
 
     command = ["heads", "-o", str(tmp_path / "heads.json"), "--model.name", str(tiny_model_folder), "--device", "cpu"]

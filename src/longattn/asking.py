@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 4096
 """Tokens of short windows, or of excerpts, that go through the model together; halved where memory runs out."""
+EVEN = 16
+"""Windows share a forward pass if their length is a multiple of this. Vectorised functions take the numbers at the end
+of a thread's part one by one, and round these otherwise: without it a score would depend on the place in the batch."""
 
 
 def other_models(asks: Sequence[Ask]) -> list[settings.Model]:
@@ -117,7 +120,7 @@ def look_at_all(
     global TOKENS_AT_ONCE
     waiting = list(windows)
     while waiting:
-        batch = next(batches(waiting))
+        batch = next(batches(waiting, model.prefix if model else 0))
         try:
             seen = look_together(asks, model, batch)
         except (MemoryError, RuntimeError) as error:
@@ -159,11 +162,14 @@ def _free(model: "Model | None") -> None:
         torch.cuda.empty_cache()
 
 
-def batches(windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
-    """Neighbouring windows of one length, as many as share a forward pass; long ones go alone."""
+def batches(windows: Sequence[Window], prefix: int = 0) -> Iterator[Sequence[Window]]:
+    """Neighbouring windows of one length, as many as share a forward pass; long ones go alone.
+
+    ``prefix`` is the number of tokens that the model puts before each.
+    """
     for length, neighbours in groupby(windows, key=lambda window: len(window.tokens)):
         same = list(neighbours)
-        at_once = max(1, TOKENS_AT_ONCE // length)
+        at_once = 1 if (length + prefix) % EVEN else max(1, TOKENS_AT_ONCE // length)
         yield from (same[start : start + at_once] for start in range(0, len(same), at_once))
 
 
@@ -229,11 +235,14 @@ def _predict(
 ) -> list[list[TokenScores]]:
     """Predictions for each excerpt of each window; ``layers`` are shown on the way, if the excerpts are the windows."""
     excerpts = [(w, excerpt) for w, window in enumerate(windows) for excerpt in context.excerpts(window)]
-    shapes: dict[tuple[int, int], list[int]] = {}
-    for i, (_, excerpt) in enumerate(excerpts):
-        shapes.setdefault((len(excerpt.tokens), excerpt.first), []).append(i)
+    shapes: dict[tuple[int, int, int], list[int]] = {}
+    for i, (w, excerpt) in enumerate(excerpts):
+        length = len(excerpt.tokens)
+        # those of one window have the same place whatever the window is measured beside
+        alone = w if (length + model.prefix) % EVEN else -1
+        shapes.setdefault((length, excerpt.first, alone), []).append(i)
     scores: dict[int, TokenScores] = {}
-    for (length, first), members in shapes.items():
+    for (length, first, _), members in shapes.items():
         at_once = max(1, TOKENS_AT_ONCE // length)
         for start in range(0, len(members), at_once):
             batch = members[start : start + at_once]

@@ -1,6 +1,6 @@
 """Every scorer with a BOS before the window, against attention and losses of both made the plain way in float64."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -228,7 +228,7 @@ def test_retrieval_heads(folder, whole, model, windows):
             found = model.predictions(*arguments, **options)
             return found._replace(hits=torch.ones_like(found.hits))
 
-    right = Right(**{name: getattr(model, name) for name in model.__dataclass_fields__})
+    right = Right(**{field.name: getattr(model, field.name) for field in fields(model)})
     found = heads.copied_share(right, prompt)
     rows = whole(folder, [BOS, *tokens[:60]]).maps[:, :, 50:60]
     top = rows.argmax(-1) - 1

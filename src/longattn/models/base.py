@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -94,6 +94,9 @@ Heads = frozenset[tuple[int, int]]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model(ABC):
     """A model loaded for windows of up to one length, on one device."""
+
+    prefix: ClassVar[int] = 0
+    """Tokens that it puts before each window."""
 
     name: str
     hash: str

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -15,6 +16,8 @@ from longattn.models.checkpoint import Checkpoint
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WithBos(Model):
     """A model that reads a BOS before each window: it is in every softmax, and neither shown as a row nor predicted."""
+
+    prefix: ClassVar[int] = 1
 
     inner: Model = field(repr=False)
     """The model itself, loaded for windows of one token more."""
