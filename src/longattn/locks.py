@@ -73,7 +73,6 @@ class Owner:
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[Owner]:
     """Hold a lock; raises :class:`RunError`, which names the owner, if another process has it, or waits for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     mine = Owner.this()
     while (owner := _take(path, mine)) is not None:
         if not wait:

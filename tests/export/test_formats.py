@@ -119,6 +119,18 @@ def test_datasets_loads_its_folder(made, labels):
     assert {"year", "parts"} <= set(found.column_names)
 
 
+def test_other_windows_have_another_fingerprint(made):
+    """Under it datasets keeps what was computed from them."""
+    from datasets import load_from_disk
+
+    found = []
+    for first in (0, 1, 1):
+        made.select(lambda window, first=first: made.cut.index(window) % 2 == first)
+        made.export(Exporting(format="hf", content="tokens"))
+        found.append(load_from_disk(str(made.output / "data"))._fingerprint)
+    assert found[0] != found[1] == found[2]
+
+
 def test_datasets_loads_rows_as_a_repository(made, tmp_path):
     from datasets import load_dataset
 

@@ -1,7 +1,10 @@
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from longattn.errors import RunError
 from longattn.export import push
+from longattn.export.exporting import FORMATS
+from longattn.settings import Exporting
 
 
 class FakeHub:
@@ -27,14 +30,23 @@ def hub(monkeypatch):
     return FakeHub
 
 
-def test_an_export_is_pushed_private_and_stale_parts_go(made, hub):
+def test_an_export_is_pushed_private(made, hub):
     made.export()
     assert push(made.output, "org/name") == "https://hub/datasets/org/name"
     (create, _, created), (upload, repository, uploaded) = hub.calls
     assert (create, upload, repository) == ("create", "upload", "org/name")
     assert created == {"repo_type": "dataset", "private": True, "exist_ok": True}
     assert uploaded["folder_path"] == made.output
-    assert "data/part-*" in uploaded["delete_patterns"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_an_earlier_export_left_goes(made, hub, format):
+    """Of whatever format, so that no stale part is loaded with the new ones; but not the card, which is replaced."""
+    summary = made.export(Exporting(format=format, content="tokens"))
+    push(made.output, "org/name")
+    patterns = hub.calls[-1][2]["delete_patterns"]
+    assert list(filter_repo_objects([file.name for file in summary.files], ignore_patterns=patterns)) == []
+    assert list(filter_repo_objects(["README.md"], ignore_patterns=patterns)) == ["README.md"]
 
 
 def test_what_is_no_export_is_not_pushed(tmp_path, hub):
@@ -56,6 +68,6 @@ def test_the_real_library_takes_these_arguments():
         repo_id="org/name",
         repo_type="dataset",
         folder_path=".",
-        delete_patterns=["data/part-*"],
+        delete_patterns=["data/*"],
         commit_message="",
     )

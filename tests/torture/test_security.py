@@ -343,7 +343,7 @@ ATTACKS = random.Random(20250226).sample([way + what for way, what in itertools.
 
 PATHS = [
     "../../escaped",
-    "/tmp/escaped",
+    "/escaped",
     "..\\escaped",
     "a\0b",
     "a\nb",

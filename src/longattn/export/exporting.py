@@ -1,6 +1,5 @@
 """From a selection to a folder of files for a trainer."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,7 +27,7 @@ from longattn.export.staging import replacing
 from longattn.export.summary import FILE_NAME, ExportedFile, ExportSummary
 from longattn.records import WorkUnit
 from longattn.settings import Corpus, Exporting
-from longattn.tables import RunFolder, Table, write_json, write_text
+from longattn.tables import RunFolder, Table, file_sha256, write_json, write_text
 from longattn.tokens import Tokenizer
 
 FORMATS: dict[str, Format] = {
@@ -243,9 +242,7 @@ class _Tally:
 
 
 def _listed(folder: Path, path: Path) -> ExportedFile:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ExportedFile(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
+    return ExportedFile(path.relative_to(folder).as_posix(), path.stat().st_size, file_sha256(path))
 
 
 def _batches(rows: Iterable[Row], limit: int) -> Iterator[Batch]:

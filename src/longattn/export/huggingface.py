@@ -1,6 +1,5 @@
 """Windows as a folder of ``Dataset.save_to_disk``: mapped into memory where it lies, never read as a whole."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ import pyarrow as pa
 
 from longattn.export.base import Batch, Format, Written
 from longattn.export.parquet import as_table
-from longattn.settings import Exporting
-from longattn.tables import durable, write_text
+from longattn.settings import Exporting, fingerprint
+from longattn.tables import durable, file_sha256, write_text
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class HuggingFace(Format):
                     writer.write_table(as_table(batch.rows, schema))
                     batch = next(stream, None)
             parts.append(path)
-        digest = hashlib.sha256(b"".join(path.read_bytes()[:1024] for path in parts)).hexdigest()[:16]
         state = {
             "_data_files": [{"filename": path.name} for path in parts],
-            "_fingerprint": digest,
+            # what datasets keeps its results under: other content must have another one
+            "_fingerprint": fingerprint([file_sha256(path) for path in parts]),
             "_format_columns": None,
             "_format_kwargs": {},
             "_format_type": None,
