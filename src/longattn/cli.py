@@ -624,6 +624,7 @@ def _launch(
         _complain("stopped; run the same command again to continue")
         return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
     except Exception as error:
+        # the last stop before a person, who gets one line; --debug shows all of it
         if debug:
             sys.stderr.write(_shown(traceback.format_exc()))
         _complain(_in_one_line(error))
