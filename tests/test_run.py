@@ -403,7 +403,7 @@ def test_killed_at_any_moment_the_same_command_finishes_the_same_run(recipe, tmp
     """``kill -9`` at random moments; then the selection equals that of an undisturbed run."""
     flags = [*recipe.corpus.inputs, "--corpus.source-field", "kind", "--corpus.unit-bytes", "300"]
     flags += ["--window.length", str(LENGTH), "--model.name", recipe.model.name, "--keep.share", "0.4"]
-    command = [sys.executable, "-m", "longattn.cli", "run", *flags, "--workers", "1", "--devices", "cpu"]
+    command = [sys.executable, "-m", "longattn", "run", *flags, "--workers", "1", "--devices", "cpu"]
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
     subprocess.run([*command, "--output", str(calm)], check=True, capture_output=True)
     moments = random.Random(victim)

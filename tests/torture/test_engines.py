@@ -106,7 +106,7 @@ def flags(recipe: Recipe, output: Path) -> list[str]:
     words += ["--corpus.unit-bytes", "100", "--window.length", "64", "--model.name", recipe.model.name]
     words += ["--scorers", "length", "--scorers", "random", "--keep.share", "0.4"]
     words += ["--keep.weights.length", "1", "--keep.weights.random", "1", "--workers", "0", "--devices", "cpu"]
-    return [sys.executable, "-m", "longattn.cli", *words]
+    return [sys.executable, "-m", "longattn", *words]
 
 
 def test_shards_one_after_another(runs, trials):

@@ -1,0 +1,153 @@
+"""From the words of a command to its exit code: where settings come from, signals, errors in one line."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from longattn.cli.application import DONE, ERROR, USAGE, app
+from longattn.cli.saying import complain, shown
+from longattn.errors import LongAttnError
+from longattn.logs import Format, Level, Style, printable, show_log
+from longattn.recipes import RECIPES
+from longattn.settings import plain
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: settings from flags, variables, ``--config`` and ``--recipe``; errors as one line."""
+    sys.exit(launch(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def launch(arguments: list[str]) -> int:
+    """Run the command line and return its exit code.
+
+    SIGTERM, which comes before a preemption, ends it as politely as Ctrl-C; a second signal of either kind ends it at
+    once.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        for one in before:
+            signal.signal(one, end)
+        raise _Stopped(number)
+
+    def end(number: int, frame: object) -> None:
+        # processes notice that their parent is gone, and what they had in hand begins anew
+        os._exit(128 + number)
+
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    for one in before:
+        signal.signal(one, interrupt)
+    try:
+        return app.meta(arguments)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@app.meta.default
+def _launch(
+    *arguments: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None, Parameter(help="TOML or YAML file with settings, by the names of the flags.")
+    ] = None,
+    recipe: Annotated[str, Parameter(help=f"Settings to begin from: {', '.join(RECIPES)}.")] = "laptop",
+    debug: Annotated[bool, Parameter(help="Show the traceback of an error.")] = False,
+    log_format: Annotated[Format, Parameter(help="Log lines as text, or each as a JSON object.")] = "text",
+    log_level: Annotated[Level, Parameter(help="What is worth a log line.")] = "info",
+) -> int:
+    show_log(Style(log_format, log_level))
+    sources: list[Any] = [cyclopts.config.Env("LONGATTN_", command=False)]
+    if config is not None:
+        reader = cyclopts.config.Toml if config.suffix == ".toml" else cyclopts.config.Yaml
+        sources.append(reader(config, must_exist=True, use_commands_as_keys=False))
+    if recipe not in RECIPES:
+        complain(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
+        return USAGE
+    sources.append(_Base(recipe))
+    app.config = tuple(sources)
+    try:
+        return app(arguments, exit_on_error=True) or DONE
+    except KeyboardInterrupt as stop:
+        complain("stopped; run the same command again to continue")
+        return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+    except Exception as error:
+        # the last stop before a person, who gets one line; --debug shows all of it
+        if debug:
+            sys.stderr.write(shown(traceback.format_exc()))
+        complain(_in_one_line(error))
+        return ERROR
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal asked the process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _in_one_line(error: Exception) -> str:
+    """What went wrong, for whom a traceback says nothing."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if not isinstance(error, (LongAttnError, ValueError, OSError)):
+        text = f"{type(error).__name__}: {text} (--debug shows where)"
+    return printable("; ".join([text or type(error).__name__, *getattr(error, "__notes__", [])]))
+
+
+@dataclass(frozen=True)
+class _Base:
+    """Where settings come from when nobody gives them: the run folder a verb works on, or a recipe."""
+
+    recipe: str
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: Any) -> None:
+        given = {a.name: a.tokens[0].value for a in arguments if a.tokens}
+        folder = given.get("--folder")
+        source, recipe = f"recipe {self.recipe}", plain(RECIPES[self.recipe]())
+        verb = commands[0] if commands else ""
+        if verb in ("validate", "calibrate") and "--inputs" not in given and "INPUTS" not in given:
+            folder = given.get("--output", "longattn-run")
+        if verb == "inspect" and (Path(given.get("--target", "")) / "manifest.json").exists():
+            source, recipe = f"{given['--target']}/manifest.json", _recorded_recipe(given["--target"])
+        if folder is not None and verb in ("select", "refine", "export", "report", "compare", "validate", "calibrate"):
+            source = f"{folder}/manifest.json"
+            recipe = _recorded_recipe(folder)
+        if any(a.name.startswith("--window.") for a in arguments):
+            values = _given({**recipe, **recipe["settings"]})
+            values.pop("settings", None)
+            values["keep"] = _without_replaced(values["keep"], {a.name for a in arguments if a.tokens})
+            cyclopts.config.Dict(values, source=source, use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _without_replaced(keep: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """What to keep, without what a given setting takes the place of as a whole: a budget, the weights, the quotas."""
+    for together in (("share", "tokens", "count", "threshold"), ("weights",), ("quotas",)):
+        if any(name.startswith(f"--keep.{one}") for name in given for one in together):
+            keep = {key: value for key, value in keep.items() if key not in together}
+    return keep
+
+
+def _recorded_recipe(folder: str) -> dict[str, Any]:
+    """The recipe that the run was last called with."""
+    from longattn.tables import RunFolder
+
+    recipe = RunFolder.at(folder).manifest().get("recipe")
+    if recipe is None:
+        raise FileNotFoundError(f"{folder} is no measured run: it has no manifest.json; run `longattn measure` first")
+    return recipe
+
+
+def _given(value: Any) -> Any:
+    """Settings without those that are None or empty: a flag has no way to say so, and all of them default to it."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _given(item) for key, item in value.items()}
+    return {key: item for key, item in inner.items() if item not in (None, {}, [])}
