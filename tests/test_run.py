@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from longattn import verbs
+from longattn import engines, ledger, verbs
 from longattn.errors import CorpusError, DamageError, RunError
 from longattn.ledger import Books, LedgerError, balance
 from longattn.recipes import Recipe
@@ -197,13 +197,13 @@ def test_what_shards_add_up_to_is_written_by_select_which_names_missing_ones(rec
 def test_what_shards_added_while_somebody_selected_is_added_up_again(recipe, tmp_path, monkeypatch):
     out = tmp_path / "run"
     verbs.measure(recipe, out, replace(INLINE, shard="0/2"))
-    measure = verbs.engines.measure
+    measure = engines.measure
 
     def and_select(*words):
         verbs.select(recipe, out)
         return measure(*words)
 
-    monkeypatch.setattr(verbs.engines, "measure", and_select)
+    monkeypatch.setattr(engines, "measure", and_select)
     verbs.measure(recipe, out, replace(INLINE, shard="1/2"))
     verbs.select(recipe, out)
     assert RunFolder(out).manifest()["ledger"]["documents"] == 24
@@ -272,7 +272,7 @@ def test_shards_that_end_together_leave_the_whole_ledger(recipe, tmp_path, monke
     """What one of them looked at before the other ended must not be what is written down."""
     recipe = replace(recipe, scorers=("length",), keep=Selecting(weights={"length": 1.0}))
     expected = verbs.measure(recipe, tmp_path / "whole", INLINE)
-    out, looked, balance = tmp_path / "run", threading.Event(), verbs.balance
+    out, looked = tmp_path / "run", threading.Event()
     verbs.plan(recipe, out)
 
     def slow(books):
@@ -287,7 +287,8 @@ def test_shards_that_end_together_leave_the_whole_ledger(recipe, tmp_path, monke
         verbs.measure(recipe, out, replace(INLINE, shard=shard))
 
     other = threading.Thread(target=measure, args=["1/2"])
-    monkeypatch.setattr(verbs, "balance", slow)
+    for module in (ledger, verbs.running):
+        monkeypatch.setattr(module, "balance", slow)
     measure("0/2")
     other.join()
     verbs.select(recipe, out)
@@ -307,7 +308,7 @@ def test_a_ledger_that_does_not_balance_is_an_error(recipe, tmp_path):
 
 
 def test_two_processes_cannot_work_in_one_folder(recipe, tmp_path):
-    with verbs.RunFolder(tmp_path / "run").lock(), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
+    with RunFolder(tmp_path / "run").lock(), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
         verbs.measure(recipe, tmp_path / "run", INLINE)
 
 

@@ -1,5 +1,6 @@
 """What all units together add up to: every record read is accounted for, and every one that was rejected is named."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from longattn.errors import LongAttnError
 from longattn.measuring import Job
 from longattn.quarantine import Quarantine
 from longattn.records import WorkUnit
-from longattn.tables import Receipt, Table
+from longattn.tables import Receipt, RunFolder, Table, durable
 
 
 class LedgerError(LongAttnError):
@@ -153,3 +154,15 @@ def _duplicates(books: Books) -> list[dict[str, Any]]:
         """)
         names = [column[0] for column in found.description]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def add_up(run: RunFolder, books: Books) -> Counter[str]:
+    """Write ``rejects.jsonl`` and the ledger of all units that are on disk."""
+    # of two processes, the last one to write must be the last to look as well
+    with run.lock("ledger", wait=True), run.replacing("rejects.jsonl") as sections:
+        ledger = balance(books)
+        with durable(run.root / "rejects.jsonl") as file:
+            for line in rejects(books):
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        sections.update(ledger=ledger)
+    return ledger

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from longattn import cli, engines, tables, verbs
+from longattn import cli, engines, ledger, tables, verbs
 from longattn.errors import LongAttnError
 from longattn.recipes import Recipe
 from longattn.scorers import Length, Random
@@ -70,7 +70,7 @@ def command(recipe: Recipe, folder: Path, *more: str) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "longattn.cli",
+        "longattn",
         "measure",
         *flags,
         "--scorers",
@@ -214,7 +214,7 @@ def failing(call: int, number: int) -> Iterator[Callable[[], int]]:
         return real_rename(self, target)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (tables, verbs):
+        for module in (tables, ledger):
             patch.setattr(module, "durable", durable)
         patch.setattr(os, "fsync", fsync)
         patch.setattr(Path, "rename", rename)
@@ -283,7 +283,7 @@ def test_a_folder_that_cannot_be_used_is_named_before_a_model_is_looked_up(
     recipe, tmp_path, trials, capsys, monkeypatch
 ):
     """R5. Read-only, no permission, a file in its place, in use."""
-    monkeypatch.setattr(verbs, "prepare", lambda *_: pytest.fail("a model was looked up"))
+    monkeypatch.setattr(verbs.running, "prepare", lambda *_: pytest.fail("a model was looked up"))
     (tmp_path / "file").write_text("")
     said: dict[str, tuple[int, float, list[str]]] = {}
 
