@@ -5,10 +5,21 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from longattn.expressions import Expression, column
 from longattn.records import Window
 from longattn.scorers.base import Ask, Columns, Schema, Scorer, Seen, ShortContext, WholeWindow, long_and_short
+
+
+def key_tokens(
+    long: npt.NDArray[np.float64], short: npt.NDArray[np.float64], alpha: float, beta: float
+) -> npt.NDArray[np.bool_]:
+    """LongPPL's key tokens, from log-probabilities given all before them and given a short context.
+
+    Those that the long context makes more than exp(``alpha``) times as likely, and likelier than exp(``beta``).
+    """
+    return (long - short > alpha) & (long > beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +96,7 @@ class LongCE(Scorer):
         difference = long - short
         # the smaller exponent first, so that no token is beyond the largest number
         weights = [np.exp(np.minimum(difference, np.log(gamma))).sum() for gamma in self.gammas]
-        keys = [(difference > alpha) & (long > self.beta) for alpha in self.alphas]
+        keys = [key_tokens(long, short, alpha, self.beta) for alpha in self.alphas]
         return {
             "compared": np.array([len(long)], dtype=np.int32),
             "loss": np.array([-long.sum()]),
