@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from longattn.errors import LongAttnError
@@ -14,6 +16,9 @@ from longattn.measuring import Job
 from longattn.quarantine import Quarantine
 from longattn.records import WorkUnit
 from longattn.tables import Receipt, RunFolder, Table, durable
+
+ROWS_AT_ONCE = 131_072
+"""Documents whose ids are looked at by one query, at least."""
 
 
 class LedgerError(LongAttnError):
@@ -124,26 +129,35 @@ def rejects(books: Books) -> Iterator[dict[str, Any]]:
 
 
 def _duplicates(books: Books) -> list[dict[str, Any]]:
-    """Almost no id is double, so the first reading holds hashes, not names, and the second only what may be double."""
+    """Almost no id is double: one reading keeps hashes, 8 bytes a document, another only what may be double."""
     import duckdb
 
     with duckdb.connect() as connection:
 
-        def read(columns: Sequence[str], query: str) -> None:
-            for rows in books.documents.read(books.receipts, [*columns, "status"]):
+        def each(columns: Sequence[str], query: str) -> Iterator[Any]:
+            for rows in _together(books.documents.read(books.receipts, [*columns, "status"])):
                 connection.register("rows", rows.filter(pc.field("status") != "rejected"))
-                connection.execute(query)
+                yield connection.execute(query)
 
-        connection.execute("CREATE TABLE hashes (h UBIGINT)")
-        read(["doc_id"], "INSERT INTO hashes SELECT hash(doc_id) FROM rows")
-        connection.execute("CREATE TABLE doubled AS SELECT h FROM hashes GROUP BY h HAVING count(*) > 1")
-        if not connection.execute("SELECT 1 FROM doubled LIMIT 1").fetchall():
+        hashes = np.empty(sum(receipt.rows for receipt in books.receipts.values()), np.uint64)
+        count = 0
+        for result in each(["doc_id"], "SELECT hash(doc_id) AS hash FROM rows"):
+            found = result.fetchnumpy()["hash"]
+            hashes[count : count + len(found)] = found
+            count += len(found)
+        hashes = hashes[:count]
+        hashes.sort()
+        doubled = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+        if not len(doubled):
             return []
+        connection.register("doubled", pa.table({"hash": doubled}))
         connection.execute(
             "CREATE TABLE documents (doc_id VARCHAR, file VARCHAR, line BIGINT, position BIGINT, status VARCHAR)"
         )
         columns = ["doc_id", "file", "line", "position"]
-        read(columns, "INSERT INTO documents BY NAME SELECT * FROM rows WHERE hash(doc_id) IN (SELECT h FROM doubled)")
+        suspects = "SELECT * FROM rows WHERE hash(doc_id) IN (SELECT hash FROM doubled)"
+        for result in each(columns, f"INSERT INTO documents BY NAME {suspects}"):
+            result.fetchall()
         found = connection.execute("""
             SELECT doc_id, file, line, position, status,
                 first_value(file || ':' || position) OVER same AS first
@@ -154,6 +168,20 @@ def _duplicates(books: Books) -> list[dict[str, Any]]:
         """)
         names = [column[0] for column in found.description]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, those of small units in one table: a query takes a millisecond or two, whatever it reads."""
+    pending: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        pending.append(table)
+        rows += table.num_rows
+        if rows >= ROWS_AT_ONCE:
+            yield pa.concat_tables(pending)
+            pending, rows = [], 0
+    if pending:
+        yield pa.concat_tables(pending)
 
 
 def add_up(run: RunFolder, books: Books) -> Counter[str]:

@@ -151,11 +151,13 @@ def _load_file(database: Database, name: str, path: Path, picked: Mapping[str, s
 def _aligned_chunks(units: Sequence[str], tables: Mapping[str, Table], picks: Picks) -> Iterator[dict[str, pa.Table]]:
     """Some units at a time, the same windows in the same rows of every table."""
     pending: list[dict[str, pa.Table]] = []
+    rows = 0
     for unit in units:
         pending.append(_read_unit(unit, tables, picks))
-        if sum(part["windows"].num_rows for part in pending) >= CHUNK_ROWS or unit == units[-1]:
+        rows += pending[-1]["windows"].num_rows
+        if rows >= CHUNK_ROWS or unit == units[-1]:
             yield {name: pa.concat_tables([part[name] for part in pending]) for name in tables}
-            pending = []
+            pending, rows = [], 0
 
 
 def _read_unit(unit: str, tables: Mapping[str, Table], picks: Picks) -> dict[str, pa.Table]:
