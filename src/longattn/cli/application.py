@@ -54,6 +54,7 @@ Everything = Annotated[Recipe, Parameter(name="*")]
 Spread = Annotated[Compute, Parameter(name="*")]
 """How the work is spread: flags without a prefix, since every verb that works has them."""
 
+START = Group("Begin", sort_key=0)
 SELECT = Group("Select windows", sort_key=1)
 LOOK = Group("Look at them", sort_key=2)
 JUDGE = Group("Judge the scorers", sort_key=3)
