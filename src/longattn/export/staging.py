@@ -25,7 +25,7 @@ def replacing(folder: Path, *, marker: str) -> Iterator[Path]:
         old.rename(folder)
     in_store = stores.home(folder) is not None
     if not in_store and folder.exists() and not (folder / marker).exists() and any(folder.iterdir()):
-        raise RunError(f"{folder} holds files that are no export, which would be lost; name another folder")
+        raise RunError(f"{folder} holds files that were not made here and would be lost; name another folder")
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)

@@ -1,0 +1,1 @@
+"""Continue the training of a model on selected windows: its checkpoint, its recipe, its trainer."""
