@@ -71,7 +71,9 @@ def outcome_of(tmp_path, windows, tables, choices, given=None):
         if given is not None:
             ids = pa.table({"id": sorted(given)})
             database.lend("ids", ids)
-            query = "CREATE TABLE given AS SELECT loaded.rowid AS row FROM loaded JOIN ids ON id = window_id"
+            query = (
+                "CREATE TABLE given AS SELECT loaded.rowid AS row FROM loaded JOIN ids ON id = doc_id || '@' || start"
+            )
             database.run(f"{query} WHERE NOT duplicate")
         return try_choices(database, choices, columns, given=None if given is None else "given")
 

@@ -122,7 +122,8 @@ def weigh(measured: Measured, selection: Path, sources: Mapping[str, Mapping[str
         load_selection(database, selection, "chosen")
         database.run("""
             CREATE TABLE given AS
-            SELECT loaded.rowid AS row FROM chosen JOIN loaded USING (window_id)
+            SELECT loaded.rowid AS row
+            FROM chosen JOIN loaded ON chosen.window_id = loaded.doc_id || '@' || loaded.start
             WHERE reason = 'kept' AND NOT duplicate
         """)
         outcome = try_choices(database, choices, columns, given=SELECTED)

@@ -15,7 +15,7 @@ from longattn.expressions import Expression, columns_of, in_table
 from longattn.selection.database import Database, open_database
 from longattn.selection.keeping import check_rule, keep_best, source_limits
 from longattn.selection.loading import SIGNATURE, Inputs, load, mark_duplicates
-from longattn.selection.scoring import combined_score, score_windows, tabulate_sources
+from longattn.selection.scoring import WINDOW_ID, combined_score, score_windows, tabulate_sources
 from longattn.selection.summary import Distribution, Quantity, Selection, SourceSummary, summarise
 from longattn.settings import Selecting
 from longattn.tables import Table, write_chunks
@@ -95,6 +95,9 @@ def select(
         load(database, inputs, columns, signatures, rule.where)
         duplicates = mark_duplicates(database)
         remarks = score_windows(database, score, shown, columns, rule.normalise_over)
+        if not signatures:
+            # what was sorted is all that is needed from here on, and room for it twice may not be there
+            database.run("DROP VIEW scorable; DROP TABLE loaded")
         scored_tokens = tabulate_sources(database)
         keep_best(database, rule, source_limits(rule, scored_tokens))
         sources = summarise(database, list(readings))
@@ -128,7 +131,8 @@ def _selection_rows(database: Database, readings: Sequence[str], schema: pa.Sche
     first = [place for (place,) in database.rows("SELECT first FROM sources ORDER BY source")]
     error = f", sqrt(greatest(reading_{readings.index(VARIANCE)}, 0)) AS score_se" if VARIANCE in readings else ""
     query = f"""
-        SELECT window_id, doc_id, source, start, num_tokens, char_start, char_end, {ds} AS ds, {du} AS du, score,
+        SELECT {WINDOW_ID} AS window_id, doc_id, source, start, num_tokens, char_start, char_end,
+            {ds} AS ds, {du} AS du, score,
             CASE WHEN score IS NOT NULL THEN rowid - {first}[enum_code(source) + 1] + 1 END AS rank,
             reason = 'kept' AS kept, reason{error}, rowid AS place
         FROM ranked

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 
 from longattn.tables import SPILL_PREFIX, held
@@ -29,6 +30,10 @@ class Database:
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of a small result."""
         return self.connection.execute(query).fetchall()
+
+    def arrays(self, query: str) -> dict[str, npt.NDArray[Any]]:
+        """A result of numbers without NULLs, by column."""
+        return self.connection.execute(query).fetchnumpy()
 
     def stream(self, query: str) -> Iterator[pa.Table]:
         """A large result in pieces of exactly ``CHUNK_ROWS`` rows (the last is shorter), in the query's order."""

@@ -4,7 +4,10 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from longattn.selection.database import Database, text
@@ -12,6 +15,9 @@ from longattn.selection.near_duplicates import near_duplicates
 from longattn.settings import Selecting
 
 NO_LIMIT = 2**62
+
+TOGETHER = 2**24
+"""Windows that are compared with those of their documents at a time, about."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,22 @@ def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit]) 
     """Set the ``reason`` of every ranked window that is kept or gives way to a better one."""
     if rule.max_overlap < 1:
         _mark(database, "overlap", _overlapping(database, rule.max_overlap))
+    if rule.near_duplicates is not None:
+        _queue(database, rule, limits)
+        budgets = {source: limit.budget for source, limit in limits.items()}
+        repeats = near_duplicates(database, budgets, rule.near_duplicates)
+        _mark(database, "near_duplicate", np.array(sorted(repeats), np.int64))
+    last = _last_within(database, rule, limits)
+    database.lend("cut", pa.table({"source": pa.array(last, pa.string()), "last": pa.array(last.values(), pa.int64())}))
+    database.run("""
+        UPDATE ranked SET reason = 'kept'
+        FROM cut
+        WHERE ranked.source = cut.source AND ranked.rowid <= cut.last AND reason = 'below_cut'
+    """)
+
+
+def _queue(database: Database, rule: Selecting, limits: Mapping[str, Limit]) -> None:
+    """Make the view ``queue``: the windows that may be kept, and what each and those before it use of the budget."""
     bounds = {
         "source": list(limits),
         "budget": [limit.budget for limit in limits.values()],
@@ -83,61 +105,89 @@ def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit]) 
     }
     schema = pa.schema([("source", pa.string()), ("budget", pa.int64()), ("threshold", pa.float64())])
     database.lend("limits", pa.table(bounds, schema))
-    cost = "num_tokens" if rule.count is None else "1"
     database.run(f"""
         CREATE VIEW queue AS
         SELECT source, ranked.rowid AS place, row, budget,
-            sum({cost}) OVER (PARTITION BY source ORDER BY ranked.rowid) AS used
+            sum({_cost(rule)}) OVER (PARTITION BY source ORDER BY ranked.rowid) AS used
         FROM ranked JOIN limits USING (source)
         WHERE reason = 'below_cut' AND (threshold IS NULL OR score >= threshold)
     """)
-    if rule.near_duplicates is not None:
-        budgets = {source: limit.budget for source, limit in limits.items()}
-        _mark(database, "near_duplicate", near_duplicates(database, budgets, rule.near_duplicates))
-    database.run("""
-        UPDATE ranked SET reason = 'kept'
-        FROM (SELECT source, max(place) AS last FROM queue WHERE used <= budget GROUP BY source) AS cut
-        WHERE ranked.source = cut.source AND ranked.rowid <= cut.last AND reason = 'below_cut'
-    """)
 
 
-def _mark(database: Database, reason: str, places: set[int]) -> None:
-    database.lend("dropped", pa.table({"place": pa.array(sorted(places), pa.int64())}))
+def _cost(rule: Selecting) -> str:
+    """SQL for what a window uses of a budget."""
+    return "num_tokens" if rule.count is None else "1"
+
+
+def _last_within(database: Database, rule: Selecting, limits: Mapping[str, Limit]) -> dict[str, int]:
+    """Place of the last window of each source that its limit allows, by source; none where that is no window."""
+    sources = [source for (source,) in database.rows("SELECT source FROM sources ORDER BY source")]
+    of = [limits[source] for source in sources]
+    budgets = np.array([limit.budget for limit in of], np.int64)
+    lowest = np.array([-np.inf if limit.threshold is None else limit.threshold for limit in of])
+    used = np.zeros(len(sources), np.int64)
+    last: dict[str, int] = {}
+    # a scan without a join, in the order of the rows: a window function over them all would sort them again
+    for chunk in database.stream(f"""
+        SELECT CAST(enum_code(source) AS INTEGER), rowid, CAST({_cost(rule)} AS BIGINT), score
+        FROM ranked WHERE reason = 'below_cut'
+    """):
+        source, place, cost, score = (column.to_numpy() for column in chunk.columns)
+        cost = np.where(score >= lowest[source], cost, 0)
+        begins = np.flatnonzero(np.diff(source, prepend=-1))
+        for begin, end in pairwise([*begins.tolist(), len(source)]):
+            number = source[begin]
+            running = used[number] + np.cumsum(cost[begin:end])
+            allowed = np.flatnonzero((running <= budgets[number]) & (score[begin:end] >= lowest[number]))
+            if len(allowed):
+                last[sources[number]] = int(place[begin + allowed[-1]])
+            used[number] = running[-1]
+    return last
+
+
+def _mark(database: Database, reason: str, places: npt.NDArray[np.int64]) -> None:
+    database.lend("dropped", pa.table({"place": places}))
     database.run(f"UPDATE ranked SET reason = {text(reason)} WHERE rowid IN (SELECT place FROM dropped)")
 
 
-def _overlapping(database: Database, max_overlap: float) -> set[int]:
+def _overlapping(database: Database, max_overlap: float) -> npt.NDArray[np.int64]:
     """Places of windows that share more than ``max_overlap`` of their tokens with a better one that is not dropped."""
+    ((rows,),) = database.rows("SELECT count(*) FROM ranked")
+    parts = rows // TOGETHER + 1
+    # a byte a window; a set of the places, perhaps a tenth of them, would take ten times as much
+    is_dropped = bytearray(rows)
+    for part in range(parts):
+        for chunk in database.stream(_overlaps(max_overlap, f"reason = 'below_cut' AND doc % {parts} = {part}")):
+            for worse, better in zip(*(column.to_pylist() for column in chunk.columns), strict=True):
+                # pairs come in the order of the worse window, so the fate of the better one is known
+                if not is_dropped[better]:
+                    is_dropped[worse] = True
+    return np.flatnonzero(np.frombuffer(is_dropped, np.bool_))
+
+
+def _overlaps(max_overlap: float, documents: str) -> str:
+    """SQL for places of two windows each that share too much of the worse one's tokens, in order of that."""
     # Only windows that reach into a neighbour of their document can be concerned. Two that intersect start less than
     # the longest window apart, hence in the same or in adjacent stretches of that length.
-    pairs = f"""
+    return f"""
         WITH candidates AS (
-            SELECT rowid AS place, hash(doc_id) AS document, start, start + num_tokens AS stop, num_tokens
-            FROM ranked WHERE reason = 'below_cut'
+            SELECT rowid AS place, doc, start, start + num_tokens AS stop, num_tokens FROM ranked WHERE {documents}
         ), extent AS (
             SELECT min(num_tokens) AS shortest, max(num_tokens) AS longest FROM candidates
         ), reaching AS (
             SELECT *,
                 max(stop) OVER (reading_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - start AS into_earlier,
                 stop - lead(start) OVER reading_order AS into_next
-            FROM candidates WINDOW reading_order AS (PARTITION BY document ORDER BY start, place)
+            FROM candidates WINDOW reading_order AS (PARTITION BY doc ORDER BY start, place)
         ), touching AS (
-            SELECT place, doc_id, reaching.start, stop, reaching.num_tokens, reaching.start // longest AS stretch
-            FROM reaching JOIN ranked ON ranked.rowid = place, extent
+            SELECT reaching.*, start // longest AS stretch FROM reaching, extent
             WHERE greatest(into_earlier, into_next) > {max_overlap!r}::DOUBLE * shortest
         )
         SELECT worse.place AS worse, better.place AS better
         FROM touching AS worse
         JOIN (SELECT *, unnest([stretch - 1, stretch, stretch + 1]) AS nearby FROM touching) AS better
-            ON worse.doc_id = better.doc_id AND worse.stretch = better.nearby AND better.place < worse.place
+            ON worse.doc = better.doc AND worse.stretch = better.nearby AND better.place < worse.place
         WHERE least(worse.stop, better.stop) - greatest(worse.start, better.start)
             > {max_overlap!r}::DOUBLE * worse.num_tokens
         ORDER BY worse
     """
-    dropped: set[int] = set()
-    for chunk in database.stream(pairs):
-        for worse, better in zip(*(column.to_pylist() for column in chunk.columns), strict=True):
-            # pairs come in the order of the worse window, so the fate of the better one is known
-            if better not in dropped:
-                dropped.add(worse)
-    return dropped

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from longattn.errors import RunError
@@ -16,17 +19,18 @@ from longattn.selection.database import CHUNK_ROWS, Database, quoted, text
 from longattn.tables import Table
 
 IDENTITY = {
-    "window_id": "VARCHAR",
     "doc_id": "VARCHAR",
     "source": "VARCHAR",
-    "file": "VARCHAR",
     "position": "BIGINT",
     "start": "BIGINT",
     "num_tokens": "INTEGER",
     "char_start": "BIGINT",
     "char_end": "BIGINT",
 }
-"""What is kept of the windows table, whatever is scored."""
+"""What is kept of the windows table as it is, whatever is scored; a window's id is made of ``doc_id`` and ``start``."""
+
+DOCUMENT = "hash(doc_id)"
+"""SQL for the 64-bit number of a document."""
 
 SIGNATURE = Column("minhash", None, "minhash")
 """Where the MinHash signatures are."""
@@ -77,7 +81,11 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatures: bool, where: str | None) -> None:
-    """Fill the table ``loaded``: identity, the columns as ``value_0 ...``, ``signature``, whether ``where`` holds."""
+    """Fill the table ``loaded``: identity, the columns as ``value_0 ...``, ``signature``, whether ``where`` holds.
+
+    Of each row it holds 60 bytes and 8 for each column, beside the document's id: ``doc`` is the document's number,
+    ``file`` that of its file in the table ``files``. The table ``suspects`` has documents that may have come twice.
+    """
     for column in columns:
         inputs.check(column)
     if where:
@@ -90,25 +98,74 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
             _load_file(database, name, path, picks[name])
             joined += f" LEFT JOIN {quoted(name)} USING (window_id)"
 
-    fields = {**IDENTITY, **{f"value_{i}": "DOUBLE" for i in range(len(columns))}}
-    fields |= {"signature": "UINTEGER[]", "passes": "BOOLEAN", "duplicate": "BOOLEAN"}
+    fields = {**IDENTITY, "doc": "UBIGINT", "file": "INTEGER", **{f"value_{i}": "DOUBLE" for i in range(len(columns))}}
+    fields |= {"signature": "UINTEGER[]"} if signatures else {}
+    fields |= {"passes": "BOOLEAN", "duplicate": "BOOLEAN"}
     database.run(f"CREATE TABLE loaded ({', '.join(f'{name} {kind}' for name, kind in fields.items())})")
     values = [
         *(f"windows.{name}" for name in IDENTITY),
+        DOCUMENT.replace("doc_id", "windows.doc_id"),
+        FILE_NUMBER,
         *(f"value_{i}{'' if c.index is None else f'[{c.index + 1}]'}" for i, c in enumerate(columns)),
-        "signature" if signatures else "NULL",
+        *(["signature"] if signatures else []),
         # a line break, so that a comment at the end of the condition cannot swallow what follows
         f"coalesce(CAST(({where}\n) AS BOOLEAN), false)" if where else "true",
         "false",
     ]
+    readings, files = _Readings(), dict[str, int]()
     for chunk in _aligned_chunks(inputs.units, aligned, picks):
+        chunk["windows"] = _with_file_numbers(chunk["windows"], files)
         for name, data in chunk.items():
             database.lend(name, data)
+        readings.add(database)
         with _condition_errors(where, inputs):
             if where:
                 # only here does SQL refuse aggregates and window functions, which would see a chunk and not the table
                 database.run(f"EXPLAIN SELECT 1 FROM {joined} WHERE ({where}\n)")
             database.run(f"INSERT INTO loaded SELECT {', '.join(values)} FROM {joined}")
+    database.lend(
+        "files", pa.table({"file": pa.array(files.values(), pa.int32()), "name": pa.array(files, pa.string())})
+    )
+    database.lend("suspects", pa.table({"doc": readings.suspects()}))
+
+
+FILE_NUMBER = "_file"
+"""How the column of numbers of files is called beside the columns that a condition may name."""
+
+
+def _with_file_numbers(windows: pa.Table, files: dict[str, int]) -> pa.Table:
+    """The rows with the number of their file, which is counted on in ``files``."""
+    names = windows["file"].combine_chunks().dictionary_encode()
+    numbers = [files.setdefault(name, len(files)) for name in names.dictionary.to_pylist()]
+    return windows.append_column(FILE_NUMBER, pa.array(np.array(numbers, np.int32)[names.indices.to_numpy()]))
+
+
+class _Readings:
+    """Finds the documents that may have come twice: 4 bytes for each stretch of rows of one document.
+
+    The rows of a document come one after another, by start. Where they do not, it is a suspect; so are, of a hundred
+    million documents, two that have the same 32 bits, which concerns one in fifty.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[npt.NDArray[np.uint32]] = []
+
+    def add(self, database: Database) -> None:
+        """Take in the rows that are lent as ``windows``."""
+        rows = database.arrays(f"SELECT {DOCUMENT} AS doc, hash(file, position, source) AS reading, start FROM windows")
+        doc, reading, start = rows["doc"], rows["reading"], rows["start"]
+        same = (doc[1:] == doc[:-1]) & (reading[1:] == reading[:-1]) & (start[1:] > start[:-1])
+        self._parts.append((doc[np.concatenate([np.ones(min(1, len(doc)), bool), ~same])] >> 32).astype(np.uint32))
+
+    def suspects(self) -> npt.NDArray[np.uint32]:
+        """The upper halves of the numbers of documents that came in several stretches."""
+        seen = np.empty(sum(map(len, self._parts)), np.uint32)
+        while self._parts:
+            # from the end, so that a part is gone before the next one is copied
+            part, rest = self._parts.pop(), sum(map(len, self._parts))
+            seen[rest : rest + len(part)] = part
+        seen.sort()
+        return np.unique(seen[1:][seen[1:] == seen[:-1]])
 
 
 def _picks(inputs: Inputs, columns: Sequence[Column], signatures: bool, where: str | None) -> Picks:
@@ -128,7 +185,7 @@ def _picks(inputs: Inputs, columns: Sequence[Column], signatures: bool, where: s
         values = {f"value_{i}": column.name for i, column in enumerate(columns) if column.table == name}
         picks[name] = plain | full | values
         owned.update(names)
-    picks["windows"] |= {column: column for column in IDENTITY}
+    picks["windows"] |= {column: column for column in ("window_id", "file", *IDENTITY)}
     if signatures:
         picks["minhash"]["signature"] = SIGNATURE.name
     return {name: picked for name, picked in picks.items() if picked}
@@ -170,8 +227,19 @@ def _read_unit(unit: str, tables: Mapping[str, Table], picks: Picks) -> dict[str
             window_ids = data["window_id"]
         if not data["window_id"].equals(window_ids):
             raise RunError(f"unit {unit}: {table.file(unit)} does not hold the windows of the unit; measure it again")
+        if name == "windows" and not _made_of_document_and_start(data):
+            raise RunError(
+                f"unit {unit}: the ids in {table.file(unit)} are not made of document and start; measure it again"
+            )
         picked[name] = pa.table({alias: data[column] for alias, column in picks[name].items()})
     return picked
+
+
+def _made_of_document_and_start(windows: pa.Table) -> bool:
+    """Whether the windows have the ids that :class:`longattn.records.Window` gives them."""
+    start = windows["start"].cast(pa.string())
+    parts = [windows["doc_id"], start, pa.scalar("@")]
+    return windows["window_id"].equals(pc.call_function("binary_join_element_wise", parts))
 
 
 def _check_condition(database: Database, where: str) -> None:
@@ -201,27 +269,27 @@ def mark_duplicates(database: Database) -> list[Reject]:
 
     Returns the readings left out, by file and position.
     """
-    # almost no document is a duplicate, so whole-table work is done on hashes and exact work on the suspects alone
-    suspects = """
-        SELECT hash(doc_id) AS doc FROM loaded
-        GROUP BY doc HAVING min(hash(file, position, source)) <> max(hash(file, position, source))
-        UNION
-        SELECT doc FROM (SELECT hash(doc_id) AS doc, count(*) AS copies FROM loaded GROUP BY doc, start)
-        WHERE copies > 1
-    """
+    # almost no document is a duplicate, so whole-table work is done on numbers and exact work on the suspects alone
+    suspects = "loaded.doc >> 32 IN (SELECT CAST(doc AS UBIGINT) FROM suspects)"
     database.run(f"""
         CREATE TABLE repeated AS
         SELECT * FROM (
-            SELECT rowid AS row, doc_id, file, position,
-                first_value(file) OVER readings AS first_file,
+            SELECT loaded.rowid AS row, doc_id, name AS file, position,
+                first_value(name) OVER readings AS first_file,
                 first_value(position) OVER readings AS first_position,
                 dense_rank() OVER readings AS reading,
-                row_number() OVER (PARTITION BY window_id ORDER BY file, position, source) AS copy
-            FROM loaded
-            WHERE hash(doc_id) IN ({suspects})
-            WINDOW readings AS (PARTITION BY doc_id ORDER BY file, position, source)
+                row_number() OVER (PARTITION BY doc_id, start ORDER BY name, position, source) AS copy
+            FROM loaded JOIN files USING (file)
+            WHERE {suspects}
+            WINDOW readings AS (PARTITION BY doc_id ORDER BY name, position, source)
         )
         WHERE reading > 1 OR copy > 1
+    """)
+    # two ids of one number become two numbers
+    database.run(f"""
+        UPDATE loaded SET doc = hash(doc_id, 'again') WHERE doc IN (
+            SELECT doc FROM loaded WHERE {suspects} GROUP BY doc HAVING count(DISTINCT doc_id) > 1
+        )
     """)
     database.run("UPDATE loaded SET duplicate = true WHERE rowid IN (SELECT row FROM repeated)")
     return [

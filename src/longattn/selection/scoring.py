@@ -1,7 +1,7 @@
 """Turn the columns of every window into its score and rank."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -24,6 +24,13 @@ from longattn.selection.moments import is_number, moments_by, number
 
 REASONS = ("kept", "below_cut", "overlap", "near_duplicate", "duplicate_id", "filtered", "non_finite")
 """What can become of a window, in the words of the selection file."""
+
+
+WINDOW_ID = "doc_id || '@' || start"
+"""SQL for a window's id."""
+
+SORTED_TOGETHER = 2**24
+"""Windows, or all of one source, that are sorted at a time."""
 
 
 def combined_score(weights: Mapping[str, float], scores: Mapping[str, Expression], inputs: Inputs) -> Expression:
@@ -82,27 +89,42 @@ def score_windows(
     database.run(f"""
         CREATE VIEW scorable AS
         SELECT * REPLACE (CAST(source AS source) AS source), rowid AS row,
-            {peers} AS peers, NOT duplicate AND {known} AS usable
+            source AS source_name, {peers} AS peers, NOT duplicate AND {known} AS usable
         FROM loaded
     """)
     to_text, remarks = _standardise(database, [score, *readings.values()], columns)
     shown = "".join(f", {number(to_text(reading))} AS reading_{i}" for i, reading in enumerate(readings.values()))
     # one byte a row, because marking a tenth of the rows with a string takes longer than sorting them all
     database.run(f"CREATE TYPE reason AS ENUM ({', '.join(map(text, REASONS))})")
-    database.run(f"""
-        CREATE TABLE ranked AS
-        SELECT window_id, doc_id, source, start, num_tokens, char_start, char_end, row{shown},
-            CASE WHEN usable THEN {number(to_text(score))} END AS score,
-            CAST(CASE
-                WHEN duplicate THEN 'duplicate_id'
-                WHEN score IS NULL THEN 'non_finite'
-                WHEN NOT passes THEN 'filtered'
-                ELSE 'below_cut'
-            END AS reason) AS reason
-        FROM scorable LEFT JOIN scales USING (peers)
-        ORDER BY source, score DESC NULLS LAST, window_id, CASE WHEN duplicate THEN hash(file, position) END
-    """)
+    for place, (first, last) in enumerate(_together(database)):
+        database.run(f"""
+            {"INSERT INTO ranked" if place else "CREATE TABLE ranked AS"}
+            SELECT doc_id, doc, source, start, num_tokens, char_start, char_end, row{shown},
+                CASE WHEN usable THEN {number(to_text(score))} END AS score,
+                CAST(CASE
+                    WHEN duplicate THEN 'duplicate_id'
+                    WHEN score IS NULL THEN 'non_finite'
+                    WHEN NOT passes THEN 'filtered'
+                    ELSE 'below_cut'
+                END AS reason) AS reason
+            FROM scorable LEFT JOIN scales USING (peers)
+                LEFT JOIN (SELECT row, hash(file, position) AS copy FROM repeated) USING (row)
+            WHERE source_name BETWEEN {text(first)} AND {text(last)}
+            ORDER BY source, score DESC NULLS LAST, {WINDOW_ID}, copy
+        """)
     return remarks
+
+
+def _together(database: Database) -> Iterator[tuple[str, str]]:
+    """First and last of the sources that are sorted together; a sort takes room for one such group only."""
+    first = last = ""
+    total = 0
+    for source, rows in database.rows("SELECT source, count(*) FROM loaded GROUP BY source ORDER BY source"):
+        if total and total + rows > SORTED_TOGETHER:
+            yield first, last
+            total = 0
+        first, last, total = first if total else source, source, total + rows
+    yield first, last
 
 
 def tabulate_sources(database: Database) -> dict[str, int]:

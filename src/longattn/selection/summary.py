@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from longattn.expressions import Moments
@@ -12,6 +13,9 @@ from longattn.selection.moments import moments_by
 
 PERCENTS: tuple[int, ...] = (1, 5, 25, 50, 75, 95, 99)
 NUM_BINS = 40
+
+TOGETHER = 2**23
+"""Windows whose documents are counted at a time, about."""
 
 
 @dataclass(frozen=True)
@@ -83,26 +87,49 @@ def summarise(database: Database, readings: Sequence[str]) -> dict[str, SourceSu
         reasons.setdefault(source, {})[reason] = count
     names = {"score": "score"} | {name: f"reading_{i}" for i, name in enumerate(readings)}
     quantities = {name: _quantity(database, column) for name, column in names.items()}
+    documents = _documents(database)
     totals = database.rows("""
-        SELECT source, sum(windows), sum(tokens), count(*), sum(scored), sum(scored_tokens),
-            sum(kept), sum(kept_tokens), count(*) FILTER (kept > 0), min(cut_score)
-        FROM (
-            SELECT source, count(*) AS windows, sum(num_tokens) AS tokens,
-                count(score) AS scored, sum(if(score IS NULL, 0, num_tokens)) AS scored_tokens,
-                count_if(reason = 'kept') AS kept, sum(if(reason = 'kept', num_tokens, 0)) AS kept_tokens,
-                min(score) FILTER (reason = 'kept') AS cut_score
-            FROM ranked GROUP BY source, hash(doc_id)
-        )
-        GROUP BY source ORDER BY source
+        SELECT source, count(*), sum(num_tokens), count(score), sum(if(score IS NULL, 0, num_tokens)),
+            count_if(reason = 'kept'), sum(if(reason = 'kept', num_tokens, 0)), min(score) FILTER (reason = 'kept')
+        FROM ranked GROUP BY source ORDER BY source
     """)
     return {
         source: SourceSummary(
-            *counts,
+            windows=windows,
+            tokens=tokens,
+            documents=documents[source][0],
+            scored=scored,
+            scored_tokens=scored_tokens,
+            kept=kept,
+            kept_tokens=kept_tokens,
+            kept_documents=documents[source][1],
+            cut_score=cut_score,
             reasons=reasons[source],
             quantities={name: of[source] for name, of in quantities.items() if source in of},
         )
-        for source, *counts in totals
+        for source, windows, tokens, scored, scored_tokens, kept, kept_tokens, cut_score in totals
     }
+
+
+def _documents(database: Database) -> dict[str, tuple[int, int]]:
+    """Documents of each source, and those of which something is kept.
+
+    A part of the documents is sorted at a time: to group them all would take memory for each of them.
+    """
+    ((rows,),) = database.rows("SELECT count(*) FROM ranked")
+    sources = [source for (source,) in database.rows("SELECT source FROM sources ORDER BY source")]
+    counts = np.zeros((len(sources), 2), np.int64)
+    parts = rows // TOGETHER + 1
+    for part in range(parts):
+        found = database.arrays(f"""
+            SELECT CAST(enum_code(source) AS INTEGER) AS source, doc, reason = 'kept' AS kept
+            FROM ranked WHERE doc % {parts} = {part}
+        """)
+        source, doc, kept = found["source"], found["doc"], found["kept"]
+        for number in np.unique(source).tolist():
+            mine = source == number
+            counts[number] += len(np.unique(doc[mine])), len(np.unique(doc[mine & kept]))
+    return {source: (int(all_), int(kept)) for source, (all_, kept) in zip(sources, counts, strict=True)}
 
 
 def _quantity(database: Database, column: str) -> dict[str, Quantity]:
@@ -110,28 +137,53 @@ def _quantity(database: Database, column: str) -> dict[str, Quantity]:
     scored = f"ranked WHERE score IS NOT NULL AND {column} IS NOT NULL"
     moments = moments_by(database, scored, "source", column)
     moments_kept = moments_by(database, f"{scored} AND reason = 'kept'", "source", column)
-    probabilities = [percent / 100 for percent in PERCENTS]
-    quantiles = {
-        source: [dict(zip(PERCENTS, values or (), strict=False)) for values in of]
-        for source, *of in database.rows(f"""
-            SELECT source, quantile_disc({column}, {probabilities}),
-                quantile_disc({column}, {probabilities}) FILTER (reason = 'kept')
-            FROM {scored} GROUP BY source
-        """)
-    }
-    edges = {source: _edges(of.low, of.high, quantiles[source][0]) for source, of in moments.items()}
+    quantiles = _quantiles(database, scored, column, moments, moments_kept)
+    edges = {source: _edges(of.low, of.high, quantiles[0][source]) for source, of in moments.items()}
     histograms = _histograms(database, scored, column, edges)
 
     def distribution(source: str, of: Mapping[str, Moments], i: int) -> Distribution | None:
         if source not in of:
             return None
         m = of[source]
-        return Distribution(m.count, m.mean, m.deviation, m.low, m.high, quantiles[source][i], histograms[source][i])
+        return Distribution(m.count, m.mean, m.deviation, m.low, m.high, quantiles[i][source], histograms[source][i])
 
     return {
         source: Quantity(edges[source], distribution(source, moments, 0), distribution(source, moments_kept, 1))
         for source in moments
     }
+
+
+def _quantiles(
+    database: Database, scored: str, column: str, all_: Mapping[str, Moments], kept: Mapping[str, Moments]
+) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    """Exact quantiles by source and percent, of all these windows and of the kept ones.
+
+    Read off the sorted values as they go by: DuckDB's own quantiles hold all values of a group in memory.
+    """
+    sources = [source for (source,) in database.rows("SELECT source FROM sources ORDER BY source")]
+    wanted = [
+        {
+            source: {percent: max(1, -(-of.count * percent // 100)) for percent in PERCENTS}
+            for source, of in moments.items()
+        }
+        for moments in (all_, kept)
+    ]
+    found = ({source: {} for source in all_}, {source: {} for source in kept})
+    seen = np.zeros((2, len(sources)), np.int64)
+    for chunk in database.stream(f"""
+        SELECT CAST(enum_code(source) AS INTEGER) AS number, {column} AS value, reason = 'kept' AS kept
+        FROM {scored} ORDER BY number, value
+    """):
+        # a negative zero is no other number, and where it stands among zeros is left to chance
+        number, value, is_kept = chunk["number"].to_numpy(), chunk["value"].to_numpy() + 0.0, chunk["kept"].to_numpy()
+        for place in np.unique(number).tolist():
+            mine = number == place
+            for i, values in enumerate((value[mine], value[mine & is_kept])):
+                for percent, rank in wanted[i].get(sources[place], {}).items():
+                    if seen[i, place] < rank <= seen[i, place] + len(values):
+                        found[i][sources[place]][percent] = float(values[rank - 1 - seen[i, place]])
+                seen[i, place] += len(values)
+    return found
 
 
 def _edges(low: float, high: float, quantiles: Mapping[int, float]) -> list[float]:
