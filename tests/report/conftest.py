@@ -4,9 +4,10 @@ import pytest
 
 from longattn.expressions import Constant
 from longattn.records import Reject
-from longattn.report import Effect, Evidence, Example, ReportData, excerpt
+from longattn.report import Difference, Effect, Evidence, Example, ReportData, excerpt
 from longattn.report.cut import Cut
 from longattn.report.data import TableCost
+from longattn.report.diff import CHANGES_SCHEMA, Move, Reasons, SourceChange
 from longattn.report.evidence import SCORE, SELECTED, Documents, Lengths
 from longattn.scorers import LongAttn
 from longattn.selection.choices import Correlation, Outcome, Share
@@ -160,9 +161,33 @@ def calibrated(source: str, word: str) -> dict:
     return {"source": source, "control": word, "calibration": of, "held_out": of}
 
 
+def difference(word: str = "word") -> Difference:
+    """Twenty windows that entered a source called ``word``."""
+    numbers = {name: 0.5 for name in CHANGES_SCHEMA.names if name[:5] in ("score", "z_ds_", "z_du_")}
+    of = {"source": word, "doc_id": word, "start": 0, "num_tokens": 10, "mover": "DS", "change": "entered"} | numbers
+    fates = {"cause": "rank", "reason_a": "below_cut", "reason_b": "kept"}
+    source = SourceChange(word, (40, 40), (10, 25), (100, 250), 5, 50, 20, 5, (400, 1000), 200)
+    return Difference(
+        names=(word, word),
+        same_windows=True,
+        only=(0, 0),
+        sources=[source],
+        moves=[Move("kept", None, 5, 50), Move(None, word, 1, 10)],
+        reasons=[Reasons("entered", "rank", "DS", 20, 200), Reasons("left", word, None, 5, 50)],
+        settings=[(word, word, {word: word}), ("longattn.alpha", 0.5, 1.0)],
+        remarks=[word],
+        windows=[of | fates | {"window_id": f"{word}@{i}", "rank_a": 100 - i, "rank_b": i} for i in range(20)],
+    )
+
+
 @pytest.fixture
 def make_data():
     return report_data
+
+
+@pytest.fixture
+def make_difference():
+    return difference
 
 
 @pytest.fixture(scope="session")

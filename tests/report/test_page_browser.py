@@ -2,42 +2,22 @@
 
 import pytest
 
-from longattn.report import Difference, render, render_difference
-from longattn.report.diff import CHANGES_SCHEMA, Move, Reasons, SourceChange
+from longattn.report import render, render_difference
 
 HOSTILE = "<script>document.title='taken'</script>" + "\u202e" + "unbroken" * 400
 
 
-def difference(word: str = "word") -> Difference:
-    """Twenty windows that entered a source called ``word``."""
-    numbers = {name: 0.5 for name in CHANGES_SCHEMA.names if name[:5] in ("score", "z_ds_", "z_du_")}
-    of = {"source": word, "doc_id": word, "start": 0, "num_tokens": 10, "mover": "DS", "change": "entered"} | numbers
-    fates = {"cause": "rank", "reason_a": "below_cut", "reason_b": "kept"}
-    source = SourceChange(word, (40, 40), (10, 25), (100, 250), 5, 50, 20, 5, (400, 1000), 200)
-    return Difference(
-        names=(word, word),
-        same_windows=True,
-        only=(0, 0),
-        sources=[source],
-        moves=[Move("kept", None, 5, 50), Move(None, word, 1, 10)],
-        reasons=[Reasons("entered", "rank", "DS", 20, 200), Reasons("left", word, None, 5, 50)],
-        settings=[(word, word, {word: word}), ("longattn.alpha", 0.5, 1.0)],
-        remarks=[word],
-        windows=[of | fates | {"window_id": f"{word}@{i}", "rank_a": 100 - i, "rank_b": i} for i in range(20)],
-    )
-
-
 PAGES = {
-    "report": lambda make_data, word: render(make_data(word)),
-    "diff": lambda _, word: render_difference(difference(word)),
+    "report": lambda make_data, _, word: render(make_data(word)),
+    "diff": lambda _, make_difference, word: render_difference(make_difference(word)),
 }
 
 
 @pytest.fixture
-def write_page(make_data, tmp_path):
+def write_page(make_data, make_difference, tmp_path):
     def write(kind: str, word: str = "word"):
         path = tmp_path / f"{kind}.html"
-        path.write_text(PAGES[kind](make_data, word), encoding="utf-8")
+        path.write_text(PAGES[kind](make_data, make_difference, word), encoding="utf-8")
         return path
 
     return write

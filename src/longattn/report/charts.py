@@ -165,12 +165,12 @@ def _lines_by_distance(title: str, distances: Sequence[int], lines: Mapping[str,
 
 def token_bars(rows: Sequence[tuple[str, int, int]]) -> Markup:
     """Scored and kept tokens of each source, given as (source, scored, kept)."""
-    width, row_height, left, right = 720.0, 30.0, 150.0, 190.0
+    width, row_height, left, right = 520.0, 30.0, 125.0, 185.0
     x = Scale(0, max([1, *(scored for _, scored, _ in rows)]), left, width - right)
     parts: list[Markup] = []
     for i, (source, scored, kept) in enumerate(rows):
         top = 6 + i * row_height
-        name = source if len(source) <= 20 else source[:19] + "…"
+        name = source if len(source) <= 17 else source[:16] + "…"
         share = f" ({100 * kept / scored:.1f} %)" if scored else ""
         parts += [
             label(left - 10, top + 15, name, "row", "end"),
@@ -199,7 +199,7 @@ def _number(value: Number) -> str:
 
 def overlap_bars(title: str, rows: Sequence[tuple[str, float]], chance: float) -> Markup:
     """What part of the kept tokens each of several choices keeps too, and what a choice at random would."""
-    width, row_height, left, right, top = 720.0, 26.0, 190.0, 60.0, 26.0
+    width, row_height, left, right, top = 500.0, 26.0, 160.0, 50.0, 26.0
     x = Scale(0.0, 1.0, left, width - right)
     height = top + len(rows) * row_height + 6
     parts: list[Markup] = [
@@ -208,7 +208,7 @@ def overlap_bars(title: str, rows: Sequence[tuple[str, float]], chance: float) -
     ]
     for i, (name, share) in enumerate(rows):
         y = top + i * row_height
-        shown = name if len(name) <= 26 else name[:25] + "…"
+        shown = name if len(name) <= 21 else name[:20] + "…"
         parts += [
             label(left - 10, y + 15, shown, "row", "end"),
             element("rect", x=left, y=y + 3, width=x(share) - left, height=16, rx=3, class_="kept"),
@@ -270,12 +270,12 @@ def shares_by_length(title: str, classes: Mapping[int, tuple[int, int]]) -> Mark
 
 def change_bars(rows: Sequence[tuple[str, int, int, int]]) -> Markup:
     """Tokens of each source that left, stay and entered, given as (source, left, both, entered)."""
-    width, row_height, left, right = 720.0, 30.0, 150.0, 210.0
+    width, row_height, left, right = 540.0, 30.0, 120.0, 210.0
     x = Scale(0, max([1, *(sum(counts) for _, *counts in rows)]), left, width - right)
     parts: list[Markup] = []
     for i, (source, *counts) in enumerate(rows):
         top, start = 6 + i * row_height, left
-        parts.append(label(left - 10, top + 15, source if len(source) <= 20 else source[:19] + "…", "row", "end"))
+        parts.append(label(left - 10, top + 15, source if len(source) <= 15 else source[:14] + "…", "row", "end"))
         for count, class_ in zip(counts, ("left", "kept", "entered"), strict=True):
             stop = start + x(count) - left
             parts.append(element("rect", x=start, y=top, width=stop - start, height=20, class_=class_))

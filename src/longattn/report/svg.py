@@ -78,7 +78,7 @@ class Scale:
         """
         raw = (self.high - self.low) / about
         power = 10.0 ** math.floor(math.log10(raw))
-        step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda step: abs(step - raw))
+        step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda step: abs(math.log(step / raw)))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         digits = max(0, 2 - math.floor(math.log10(step)))
         return [round(k * step, digits) for k in range(first, last + 1)]
