@@ -216,8 +216,20 @@ def _check_head(loaded: AnyLayer, whole: PreTrainedModel) -> None:
         raise ModelError(f"{loaded.name}: its logits are more than its head's product, predictions would be wrong")
 
 
+def load_generating(
+    checkpoint: Checkpoint, config: PreTrainedConfig, *, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The whole model as ``transformers`` runs it, with its own attention and cache, to continue texts with.
+
+    Raises ``ModelError`` for what :func:`load_any_layer` refuses of a checkpoint.
+    """
+    module = _load_module(checkpoint, config, dtype, predicts=True, attention="sdpa")
+    check_finite(checkpoint.name, dict(module.named_parameters()))
+    return cast("Any", module.eval()).to(device)
+
+
 def _load_module(
-    checkpoint: Checkpoint, config: PreTrainedConfig, dtype: torch.dtype, predicts: bool
+    checkpoint: Checkpoint, config: PreTrainedConfig, dtype: torch.dtype, predicts: bool, attention: str = _INTERFACE
 ) -> PreTrainedModel:
     kind = type(config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_MAPPING:
@@ -234,7 +246,7 @@ def _load_module(
             weights.folder,
             config=config,
             dtype=dtype,
-            attn_implementation=_INTERFACE,
+            attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
