@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from longattn.settings import Adjusting
 from longattn.testing import tiny_checkpoint
-from longattn.train.abf import Adjusting, adjust
+from longattn.train.abf import adjust
 
 VERSIONS = ("4.40.2", "4.44.2", "4.57.6", "5.0.0", "5.23.0")
 BASE, DIMS = 160_000.0, 8

@@ -330,6 +330,24 @@ class Inspecting:
     """Blocks of tokens along each side of the map."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adjusting:
+    """How a checkpoint is prepared for longer windows."""
+
+    length: int
+    """Tokens per window that it is to be trained on."""
+    theta: float | None = None
+    """The new base; None takes the suggested one."""
+    scaling: Literal["refuse", "drop", "keep"] = "refuse"
+    """What becomes of a rotary embedding that is scaled already (Llama 3.1's, YaRN, linear): ``drop`` goes back to the
+    plain one, which the base was first trained with; ``keep`` scales the new base the same way."""
+    entropy: bool = False
+    """Also scale queries by max(1, ln i / ln c) from the third layer on (entropy-aware ABF). ``transformers`` does
+    not do so by itself: ``longattn.train.rotary.scale_queries`` makes it."""
+    weights: Literal["copy", "link"] = "copy"
+    """``copy`` the files, or ``link`` to them: a trainer that saves into the folder then writes into the old one."""
+
+
 def plain(value: Any) -> Any:
     """The settings as JSON types: dataclasses become objects, tuples become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from longattn.errors import ModelError, RunError
+from longattn.settings import Adjusting
 from longattn.testing import tiny_checkpoint
-from longattn.train.abf import FILE_NAME, Adjusting, adjust, prove
+from longattn.train.abf import FILE_NAME, adjust, prove
 
 LLAMA31 = {
     "rope_type": "llama3",

@@ -8,8 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from longattn.errors import ModelError
+from longattn.settings import Adjusting
 from longattn.testing import tiny_checkpoint
-from longattn.train.abf import Adjusting, adjust
+from longattn.train.abf import adjust
 from longattn.train.rope import ENTROPY, entropy_scale
 from longattn.train.rotary import scale_queries
 

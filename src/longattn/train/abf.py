@@ -21,7 +21,7 @@ from longattn.export.staging import replacing
 from longattn.locks import locked
 from longattn.models.checkpoint import Checkpoint, resolve
 from longattn.models.weights import LocalWeights
-from longattn.settings import Model
+from longattn.settings import Adjusting, Model
 from longattn.tables import durable, make_folder, sync_folder, write_json
 from longattn.train.rope import ENTROPY, KEPT, Rope, bases, inverse_frequencies, read_rope, suggest_base, with_base
 
@@ -33,24 +33,6 @@ UNSCALED_LAYERS = 2
 
 _NOT_CARRIED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".onnx", ".msgpack", ".h5")
 _OTHER_LAYOUTS = ("params.json", "consolidated")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adjusting:
-    """How a checkpoint is prepared for longer windows."""
-
-    length: int
-    """Tokens per window that it is to be trained on."""
-    theta: float | None = None
-    """The new base; None takes the suggested one."""
-    scaling: Literal["refuse", "drop", "keep"] = "refuse"
-    """What becomes of a rotary embedding that is scaled already (Llama 3.1's, YaRN, linear): ``drop`` goes back to the
-    plain one, which the base was first trained with; ``keep`` scales the new base the same way."""
-    entropy: bool = False
-    """Also scale queries by max(1, ln i / ln c) from the third layer on (entropy-aware ABF). ``transformers`` does
-    not do so by itself: ``longattn.train.rotary.scale_queries`` makes it."""
-    weights: Literal["copy", "link"] = "copy"
-    """``copy`` the files, or ``link`` to them: a trainer that saves into the folder then writes into the old one."""
 
 
 @dataclass(frozen=True, kw_only=True)
