@@ -168,6 +168,12 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log at once; who reads it must expect the last one to be cut off."""
+    with path.open("ab") as file:
+        file.write(line.encode())
+
+
 def write_parquet(
     path: Path, table: pa.Table, *, facts: Mapping[str, str] | None = None, row_group_rows: int = 122_880
 ) -> Written:

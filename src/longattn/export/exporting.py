@@ -100,12 +100,14 @@ def export(
     extra = end_token if rule.extra_token else None
     tally = _Tally(names, retokenizer, len(reader.chosen.scores), progress, extra)
     format = FORMATS[rule.format]
-    vocab_size = used.vocab_size if (used := retokenizer or own_tokenizer) else 0
+    used = (retokenizer or own_tokenizer) if has_tokens(rule) else None
+    vocab_size = used.vocab_size if used else 0
     with run.lock("export"), replacing(output, marker=FILE_NAME) as folder:
         schema = _schema(names, reader, format)
         rows = map(tally.row, reader.passages(own_tokenizer, extra))
         written = format.write(folder, schema, _batches(rows, rule.row_group_bytes), rule, vocab_size)
-        summary = tally.summary(rule, [_listed(folder, path) for path in written.files], written.stems)
+        files = [_listed(folder, path) for path in written.files]
+        summary = tally.summary(rule, files, written.stems, used.hash if used else None)
         name = rule.push_to or "path/to/this/folder"
         usage = format.usage(name, summary.stems, summary.tokens)
         write_text(folder / "README.md", dataset_card(summary, rule, run.manifest(), usage))
@@ -224,7 +226,9 @@ class _Tally:
             return ids[:length]
         return np.append(ids, np.uint32(self._extra))[: length + 1]
 
-    def summary(self, rule: Exporting, files: Sequence[ExportedFile], stems: Mapping[str, str]) -> ExportSummary:
+    def summary(
+        self, rule: Exporting, files: Sequence[ExportedFile], stems: Mapping[str, str], tokenizer: str | None
+    ) -> ExportSummary:
         """What was counted."""
         return ExportSummary(
             format=rule.format,
@@ -237,6 +241,7 @@ class _Tally:
             tokens=dict(sorted(self._tokens.items())),
             files=tuple(files),
             stems=dict(stems),
+            tokenizer=tokenizer,
             retokenized=self._retokenized,
         )
 

@@ -37,5 +37,7 @@ class ExportSummary:
     """By source, what the names of its files begin with, where sources have files of their own."""
     extra_token: bool = False
     """Whether each window has one token more: the next of its document, or the end token."""
+    tokenizer: str | None = None
+    """Content hash of the tokenizer whose ids the rows have; None where they hold text alone."""
     retokenized: Retokenized | None = None
     """What the trainee's tokenizer changed, where one was asked for."""

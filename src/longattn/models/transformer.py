@@ -241,7 +241,7 @@ def _load_module(
     _check_size(checkpoint, model_class, config, weights)
     AttentionInterface.register(_INTERFACE, _attend)
     AttentionMaskInterface.register(_INTERFACE, _no_mask)
-    with _quiet():
+    with quiet():
         module, report = cast("Any", model_class).from_pretrained(
             weights.folder,
             config=config,
@@ -261,7 +261,7 @@ def _check_size(
     checkpoint: Checkpoint, model_class: type[PreTrainedModel], config: PreTrainedConfig, weights: LocalWeights
 ) -> None:
     """Raise ``ModelError`` for a config that describes a much larger model than the files hold, before one is made."""
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         described = cast("Any", model_class)(copy.deepcopy(config))
     wanted = sum(parameter.numel() for parameter in described.parameters())
     # an embedding that is also the head stands once in a file
@@ -287,7 +287,7 @@ def _needed(checkpoint: Checkpoint, config: PreTrainedConfig, predicts: bool) ->
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Neither a progress bar nor a list of the tensors that were left out on purpose."""
     logger = logging.getLogger("transformers")
     level, bar = logger.level, transformers.utils.logging.is_progress_bar_enabled()

@@ -1,0 +1,79 @@
+"""Every choice about training; a field's docstring is its help text."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from longattn.settings import plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained on windows. Defaults are the LongAttn paper's (Table 6), or ours where it says nothing."""
+
+    tokens: int | None = None
+    """Train on about this many tokens; None on every window once. More than there are: again, in another order."""
+    batch_tokens: int = 64 * 32768
+    """Tokens per step over all devices; the paper's 64 windows of 32,768. How many windows a device goes through before
+    a step follows from it."""
+    device_windows: int = 1
+    """Windows that a device computes at once; more of them take more memory and change nothing but rounding."""
+    order: Literal["shuffled", "given"] = "shuffled"
+    """The order of windows: drawn from ``seed``, another one in each pass, or as the files have them."""
+    seed: int = 0
+    """Decides the order of windows and everything that is drawn."""
+    learning_rate: float = 1e-5
+    """Highest learning rate (paper); it falls to 0 along half a cosine wave."""
+    warmup: float = 0.02
+    """Share of the steps in which the learning rate rises from 0 (ours: the paper states none)."""
+    weight_decay: float = 0.1
+    """Of AdamW, for matrices alone (ours)."""
+    beta1: float = 0.9
+    """Of AdamW (ours)."""
+    beta2: float = 0.95
+    """Of AdamW (ours)."""
+    clip: float = 1.0
+    """Longest gradient; a longer one is shortened to it (ours)."""
+    dropout: float = 0.0
+    """Of attention weights. The paper's 0.1 is its framework's default and concerns hidden states too, where models of
+    the Llama family have none."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of products; weights and optimizer are float32 in either case, since a learning rate of 1e-5 is lost in rounding
+    otherwise. ``auto`` takes bfloat16 on GPUs that have it."""
+    activation_checkpointing: bool = True
+    """Keep each layer's input alone and compute the layer again in the backward pass: a third more time, and memory
+    for one layer's activations in place of all."""
+    held_out: str | None = None
+    """Another export, of windows that are not trained on: their loss is measured before the first step, every
+    ``evaluate_every`` steps and after the last."""
+    evaluate_every: int = 100
+    """Steps between two measurements of the held-out loss."""
+    save_every: int = 100
+    """Steps between two checkpoints; one is written at the end and when the process is told to stop, too."""
+    keep: int = 2
+    """Newest checkpoints to keep."""
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        {"activation_checkpointing", "device_windows", "keep", "save_every"}
+    )
+    """Fields that change nothing but rounding, time and memory: an attempt may go on with others."""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for a value that no training can have."""
+        for name in ("batch_tokens", "device_windows", "evaluate_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "dropout", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.tokens is not None and self.tokens < self.batch_tokens:
+            raise ValueError(f"tokens must be at least batch_tokens, {self.batch_tokens}, got {self.tokens}")
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the result, as JSON types."""
+        return {
+            f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in self.WITHOUT_EFFECT
+        }
