@@ -1,4 +1,4 @@
-"""The verbs from selected windows to a trainer: the checkpoint for longer windows."""
+"""The verbs from selected windows to a trained model: the checkpoint for longer windows, and the training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from longattn.cli.application import DONE, TRAIN, app
-from longattn.cli.saying import complain, say, say_json
-from longattn.settings import Adjusting
+from longattn.cli.saying import complain, say, say_json, steps
+from longattn.settings import Adjusting, Model
+from longattn.train.settings import Training
 
 if TYPE_CHECKING:
     from longattn.train.abf import Adjusted
@@ -65,3 +66,59 @@ def _say_adjusted(found: "Adjusted", rule: Adjusting) -> None:
         say(f"queries           times max(1, ln i / ln {found.entropy['window']:,}), but in the first 2 layers")
     for reader, base in found.readers.items():
         say(f"read by           {reader}: {base:,.0f}")
+
+
+@app.command(group=TRAIN)
+def train(
+    export: Annotated[str, Parameter(help="An export with token ids, a run that has one, or files with input_ids.")],
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="The folder of the training.")] = Path("trained"),
+    model: Annotated[Model, Parameter(group="Model")] = Model(),
+    train: Annotated[Training, Parameter(group="Train")] = Training(),
+    threads: int | None = None,
+) -> int:
+    """Continue a model's pre-training on the windows of an export.
+
+    Settings are the LongAttn paper's where it states any. A window has to fit the model's positions:
+
+        longattn export RUN --write.content tokens
+        longattn train RUN --model.name MODEL --output OUT
+
+    Stop it however you like and give the same command again: it goes on from the last checkpoint that is whole, and
+    the losses are those of a training that was not stopped. On several GPUs or machines start it with accelerate,
+    whose configuration says how the model is spread (FSDP, context parallelism):
+
+        accelerate launch -m longattn train RUN --model.name MODEL --output OUT
+
+    OUT/model is the trained checkpoint, OUT/metrics.jsonl the loss of every step.
+
+    Parameters
+    ----------
+    threads
+        CPU threads; None leaves it to torch.
+    """
+    from longattn.train import begin, continue_pretraining
+
+    is_main = begin(threads)
+    with steps("training", 1_000_000) as advance:
+        shown = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal shown
+            if is_main:
+                now = 1_000_000 * done // total
+                advance(now - shown)
+                shown = now
+
+        trained = continue_pretraining(model, export, output, train, progress)
+    if is_main:
+        losses = [line["loss"] for line in trained.curve if "loss" in line]
+        say(f"{trained.steps} steps, {trained.tokens:,} tokens, loss {losses[0]:.4f} -> {losses[-1]:.4f}")
+        held_out = [line["held_out_loss"] for line in trained.curve if "held_out_loss" in line]
+        if held_out:
+            say(f"held-out loss     {held_out[0]:.4f} -> {held_out[-1]:.4f}")
+        if trained.left_out:
+            say(f"left out          {trained.left_out} windows, which would not have filled a step")
+        say(f"model             {output / 'model'}")
+        say(f"every step        {output / 'metrics.jsonl'}")
+    return 0

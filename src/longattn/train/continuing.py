@@ -1,8 +1,10 @@
 """From a checkpoint and an export to a checkpoint that was trained on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from longattn import settings
@@ -12,6 +14,13 @@ from longattn.train.models import check_fit, load_trainable, save_trained, train
 from longattn.train.planning import plan
 from longattn.train.settings import Training
 from longattn.train.windows import Windows, read_windows
+
+
+def begin(threads: int | None = None) -> bool:
+    """Join the other processes of a distributed training, if there are any; whether this is the main one."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return PartialState(cpu=not torch.accelerator.is_available()).is_main_process
 
 
 def continue_pretraining(
@@ -27,6 +36,7 @@ def continue_pretraining(
     for a model that the windows do not fit, and what :func:`read_windows` and :func:`train` raise.
     """
     training.check()
+    begin()
     # one process of a machine converts what the others find in the cache
     with PartialState().local_main_process_first():
         checkpoint = resolve(model)
@@ -38,7 +48,7 @@ def continue_pretraining(
     module = load_trainable(checkpoint, config)
     facts = _facts(checkpoint, windows, held_out)
 
-    def finish(weights: dict[str, Any]) -> None:
+    def finish(weights: Mapping[str, Any]) -> None:
         save_trained(module, weights, checkpoint, output / "model", _made(checkpoint, windows, training))
 
     return train(module, windows, training, output, held_out=held_out, facts=facts, finish=finish, progress=progress)

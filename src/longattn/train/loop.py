@@ -78,7 +78,7 @@ def train(
     *,
     held_out: Sequence[Row] | None = None,
     facts: Mapping[str, Any] | None = None,
-    finish: Callable[[dict[str, torch.Tensor]], object] = lambda weights: None,
+    finish: Callable[[Mapping[str, Any]], object] = lambda weights: None,
     progress: Progress = lambda done, total: None,
 ) -> Trained:
     """Train ``model``, in place, on ``windows``; goes on from the last whole checkpoint below ``output``.
@@ -197,6 +197,8 @@ def _arguments(training: Training, planned: Plan, folder: Path, *, evaluates: bo
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
+        # without it processes on CPUs do not find each other
+        use_cpu=not torch.accelerator.is_available(),
     )
     if arguments.n_gpu > 1:
         raise RunError(

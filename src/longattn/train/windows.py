@@ -11,9 +11,8 @@ from typing import Any, BinaryIO, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json
 import pyarrow.parquet as pq
+from pyarrow import json as arrow_json
 
 from longattn.errors import RunError
 from longattn.export.summary import FILE_NAME
@@ -64,7 +63,7 @@ class Windows(Sequence[Row]):
 
     def highest_id(self) -> int:
         """The highest token id of all windows, which takes a reading of all of them."""
-        return max(pc.max(chunk.values).as_py() for chunk in self.table["input_ids"].chunks if len(chunk))
+        return max(int(chunk.values.to_numpy().max()) for chunk in self.table["input_ids"].chunks if len(chunk))
 
 
 def read_windows(place: str | Path) -> Windows:
@@ -89,8 +88,9 @@ def read_windows(place: str | Path) -> Windows:
     if paths[0].suffix != _MAPPED:
         paths = [cached_folder(f"windows/{hash}-{_VERSION}", partial(_convert, paths)) / "windows.arrow"]
     table = pa.concat_tables(_map(path) for path in paths)
-    lengths = pc.list_value_length(table["input_ids"]).to_numpy()
-    if not len(lengths) or np.isnan(lengths).any() or lengths.min() < 2:
+    # a row that is null has as many tokens as an empty one
+    lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in table["input_ids"].chunks])
+    if not len(lengths) or lengths.min() < 2:
         raise RunError(f"{folder} has {len(lengths)} windows, and each must have two tokens or more")
     return Windows(str(place), table, hash, summary.get("tokenizer"), lengths.astype(np.int64))
 
@@ -159,9 +159,9 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(_ROWS, columns=_chosen(path, file.schema_arrow))
         return
-    explicit = pa.json.ParseOptions(explicit_schema=_schema(_COLUMNS), unexpected_field_behavior="ignore")
-    block = pa.json.ReadOptions(block_size=_BLOCK_BYTES)
+    explicit = arrow_json.ParseOptions(explicit_schema=_schema(_COLUMNS), unexpected_field_behavior="ignore")
+    block = arrow_json.ReadOptions(block_size=_BLOCK_BYTES)
     with pa.input_stream(str(path), compression="detect") as stream:
-        for batch in pa.json.open_json(stream, block, explicit):
+        for batch in arrow_json.open_json(stream, block, explicit):
             whole = [name for name in _COLUMNS if batch[name].null_count == 0]
             yield batch.select(whole)
