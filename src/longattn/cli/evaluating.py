@@ -1,7 +1,8 @@
 """The verbs that ask what a checkpoint makes of a long context."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -95,7 +96,7 @@ def _figure(score: dict[str, float]) -> list[str]:
     return [f"{100 * score['value']:.1f}", f"{low:.1f} to {high:.1f}", f"{score['n']:.0f}"]
 
 
-def _remarks(result: dict) -> str:
+def _remarks(result: Mapping[str, Any]) -> str:
     """What keeps a score from being compared with a published one."""
     remarks = []
     if result["construction"] != "RULER":

@@ -1,4 +1,4 @@
-"""Continue a model's pre-training on selected windows: its checkpoint, and the loop of Hugging Face (``longattn[train]``)."""
+"""Continue a model's pre-training on selected windows: its checkpoint, and Hugging Face's loop."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
