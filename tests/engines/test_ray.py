@@ -15,7 +15,9 @@ from longattn import cli, engines, verbs
 from longattn.attempts import left_out
 from longattn.errors import CorpusError, ModelError, RunError
 from longattn.recipes import Recipe
+from longattn.scorers import Gateau
 from longattn.settings import Compute, Corpus, Model, Windowing
+from longattn.testing import tiny_checkpoint
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs longattn[ray]")
 
@@ -70,6 +72,28 @@ def test_a_run_on_ray_is_the_run_without_it(ray, recipe, tmp_path, workers):
     assert (state["engine"], state["phase"], state["units_done"]) == ("ray", "done", 6)
     assert state["windows"] == expected["windows"]
     assert sum(worker["windows"] for worker in state["workers"]) == expected["windows"]
+
+
+def test_a_scorer_of_two_models_on_ray_is_the_one_without_it(ray, recipe, tmp_path):
+    """Each worker finds both models by itself; the tables' names say which they were."""
+    short = tiny_checkpoint(tmp_path / "short", seed=7)
+    for i in range(4):
+        words = " ".join(str(i * k * 7919 % 97) for k in range(30))
+        record = {"id": str(i), "context": words, "question": "Which?", "answer": words[i : i + 12]}
+        (tmp_path / f"sample-{i}.jsonl").write_text(json.dumps(record))
+    fields = ("context=user", "question=user", "answer=assistant")
+    scorer = Gateau(short_model=Model(name=str(short)), segment=16)
+    recipe = replace(
+        recipe,
+        corpus=Corpus(inputs=(str(tmp_path / "sample-*.jsonl"),), turn_fields=fields, unit_bytes=1000),
+        window=Windowing(length=256),
+        scorers=("gateau",),
+        settings=replace(recipe.settings, gateau=scorer),
+    )
+    expected = verbs.measure(recipe, tmp_path / "calm", INLINE)
+    assert expected["scored.gateau"] == 4
+    assert verbs.measure(recipe, tmp_path / "run", ON_RAY) == expected
+    assert contents(tmp_path / "run") == contents(tmp_path / "calm")
 
 
 @pytest.mark.parametrize(
