@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test browser torture bench clean
+.PHONY: demo test docs browser torture bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/python examples/demo.py demo
@@ -16,7 +16,13 @@ test: $(VENV)/.dev $(VENV)/.run
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/$(SPHINX)
 	$(VENV)/bin/pytest
+
+# the documentation as a site, docs/_build/index.html; any warning is an error
+SPHINX := sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build
+docs: $(VENV)/.dev
+	$(VENV)/bin/$(SPHINX)
 
 # a Chromium for the tests of pages, which are skipped without one; `make test` asks for it where CI is set
 CHROMIUMS := chromium chromium-browser google-chrome google-chrome-stable chromium-headless-shell
@@ -35,7 +41,7 @@ bench: $(VENV)/.run
 	$(VENV)/bin/python benchmarks/bench.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) demo bench
+	rm -rf $(VENV) demo bench docs/_build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -287,3 +288,22 @@ def test_the_report_tries_other_choices_and_leaves_out_what_was_measured_otherwi
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "longattn", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == longattn.__version__
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
+def test_the_completion_for_bash_is_bash_and_completes_verbs(tmp_path, capsys):
+    assert cli.launch(["completion", "bash"]) == 0
+    script = tmp_path / "longattn.bash"
+    script.write_text(capsys.readouterr().out)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    asking = f"source {script}; COMP_WORDS=(longattn qui); COMP_CWORD=1; _longattn; echo ${{COMPREPLY[@]}}"
+    said = subprocess.run(["bash", "--norc", "-c", asking], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["quickstart"]
+
+
+def test_completion_is_put_where_the_shell_looks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.launch(["completion", "fish", "--install"]) == 0
+    path = Path(capsys.readouterr().out.split()[2].rstrip(";"))
+    assert path.is_relative_to(tmp_path)
+    assert "quickstart" in path.read_text()

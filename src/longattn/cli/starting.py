@@ -1,15 +1,17 @@
-"""The verb for whom has never used it: a first run, explained."""
+"""The verbs for whom has just installed it: a first run, explained, and completion for the shell."""
 
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from longattn.cli.application import DONE, START, Spread, app
 from longattn.cli.saying import progress_shown, say
 from longattn.settings import Compute
+
+Shell = Literal["bash", "zsh", "fish"]
 
 WIDTH = 100
 """Characters in a line of explanation."""
@@ -51,4 +53,23 @@ def quickstart(
     say("\nWhat next")
     for purpose, command in quickstart.next_commands(folder, kit):
         say(f"    # {purpose}\n    {command}")
+    return DONE
+
+
+@app.command(group=START)
+def completion(shell: Shell | None = None, *, install: bool = False) -> int:
+    """Print what lets a shell complete verbs and flags; with --install, put it where the shell looks for it.
+
+        longattn completion --install
+        longattn completion bash > longattn.bash
+
+    Parameters
+    ----------
+    shell
+        The shell that this is called from, unless another is named.
+    """
+    if install:
+        say(f"completion -> {app.install_completion(shell=shell)}; begin a new shell to use it")
+    else:
+        say(app.generate_completion(shell=shell))
     return DONE
