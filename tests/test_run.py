@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import orjson
 import pyarrow as pa
@@ -89,6 +91,24 @@ def test_a_run_leaves_everything_that_was_promised(recipe, tmp_path):
     found = verbs.verify(out)
     assert (found.damaged, found.unfinished, found.strangers) == ([], [], [])
     assert found.files == sum(p.is_file() and not p.name.startswith((".lock", "progress")) for p in out.rglob("*"))
+
+
+def test_the_card_of_an_export_shows_the_run_in_figures(recipe, tmp_path):
+    selected(recipe, tmp_path / "run")
+    summary = verbs.export_selection(recipe, tmp_path / "run")
+    export = tmp_path / "run" / "export"
+    card = (export / "README.md").read_text(encoding="utf-8")
+    pictures = sorted(path.relative_to(export).as_posix() for path in (export / "figures").iterdir())
+    # tokens by source, then score, DS and DU of both sources
+    assert len(pictures) == 1 + 2 * 3
+    assert re.findall(r"!\[[^]]+\]\((figures/\d+\.svg)\)", card) == pictures
+    assert set(pictures) <= {file.name for file in summary.files}
+    for name in pictures:
+        assert ElementTree.parse(export / name).getroot().tag.endswith("svg")
+    assert not verbs.verify(tmp_path / "run").strangers
+    damaged = export / pictures[0]
+    damaged.write_text(damaged.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert [one.file for one in verbs.verify(tmp_path / "run").damaged] == [f"export/{pictures[0]}"]
 
 
 def test_the_ledger_balances_with_every_kind_of_record(recipe, tmp_path):

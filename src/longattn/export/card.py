@@ -10,11 +10,18 @@ from longattn.export.summary import ExportSummary
 from longattn.settings import Exporting
 
 
-def dataset_card(summary: ExportSummary, rule: Exporting, manifest: Mapping[str, Any], usage: str) -> str:
+def dataset_card(
+    summary: ExportSummary,
+    rule: Exporting,
+    manifest: Mapping[str, Any],
+    usage: str,
+    figures: Mapping[str, str] | None = None,
+) -> str:
     """``README.md`` of an export: a YAML header for the hub, then Markdown for people.
 
     ``manifest`` is the run's; its sections ``recipe``, ``model``, ``tables`` and ``versions`` are shown,
     without the places of files and models on this machine; ``usage`` is what the format says of its reading.
+    ``figures`` are files beside the card, by caption.
     """
     import jinja2
     import yaml
@@ -30,6 +37,7 @@ def dataset_card(summary: ExportSummary, rule: Exporting, manifest: Mapping[str,
         summary=summary,
         usage=usage,
         carried=bool(rule.carry),
+        figures=figures or {},
         facts=_facts(recipe, manifest),
         settings=yaml.safe_dump(recipe, allow_unicode=True) if recipe else "",
     )

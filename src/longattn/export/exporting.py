@@ -84,13 +84,15 @@ def export(
     retokenizer: Tokenizer | None = None,
     end_token: int | None = None,
     progress: Progress = lambda done, total: None,
+    figures: Mapping[str, str] | None = None,
 ) -> ExportSummary:
     """Write the kept windows of ``selection`` as trainer files with a dataset card; replaces ``output``.
 
     Only units with kept windows are read again. Text and token ids are slices of the document's own: ids are
     never decoded and encoded again. ``tokenizer``, the one that cut the windows, is needed for token ids, and
     ``retokenizer`` where ``rule.retokenize`` names one; the ids are then the trainee's. ``end_token`` is needed where
-    ``rule.extra_token`` asks for one token more than a window has, and stands behind a document's last. Raises
+    ``rule.extra_token`` asks for one token more than a window has, and stands behind a document's last. ``figures``,
+    SVG by caption, are shown in the card. Raises
     :class:`RunError` when the input is no longer what was measured; the old export then stays.
     """
     _check(windows, tokenizer, rule, retokenizer, end_token)
@@ -106,13 +108,23 @@ def export(
         schema = _schema(names, reader, format)
         rows = map(tally.row, reader.passages(own_tokenizer, extra))
         written = format.write(folder, schema, _batches(rows, rule.row_group_bytes), rule, vocab_size)
-        files = [_listed(folder, path) for path in written.files]
+        pictures = _write_figures(folder, figures or {})
+        files = [_listed(folder, path) for path in (*written.files, *pictures.values())]
         summary = tally.summary(rule, files, written.stems, used.hash if used else None)
         name = rule.push_to or "path/to/this/folder"
         usage = format.usage(name, summary.stems, summary.tokens)
-        write_text(folder / "README.md", dataset_card(summary, rule, run.manifest(), usage))
+        shown = {caption: path.relative_to(folder).as_posix() for caption, path in pictures.items()}
+        write_text(folder / "README.md", dataset_card(summary, rule, run.manifest(), usage, shown))
         write_json(folder / FILE_NAME, summary)
     return summary
+
+
+def _write_figures(folder: Path, figures: Mapping[str, str]) -> dict[str, Path]:
+    """The files of SVG figures, by caption; their names say nothing of what the corpus calls its sources."""
+    paths = {caption: folder / "figures" / f"{number:02d}.svg" for number, caption in enumerate(figures)}
+    for caption, path in paths.items():
+        write_text(path, figures[caption])
+    return paths
 
 
 def has_tokens(rule: Exporting) -> bool:

@@ -23,7 +23,7 @@ def push(folder: Path, repository: str, *, private: bool = True) -> str:
         repo_id=repository,
         repo_type="dataset",
         folder_path=folder,
-        delete_patterns=["data/*", FILE_NAME],
+        delete_patterns=["data/*", "figures/*", FILE_NAME],
         commit_message="Upload windows selected by longattn",
     )
     return str(address)

@@ -1,16 +1,27 @@
-"""The figures of an inspect page as files of their own, for papers."""
+"""Figures of pages as files of their own: those of an inspect page for papers, those of a run for its dataset card."""
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from longattn.records import Inspection
+from longattn.report import charts
+from longattn.report.data import largest_sources
 from longattn.report.inspect_charts import figures
+from longattn.report.sections import Source
+from longattn.report.text import visible
 from longattn.tables import durable, write_text
+
+SOURCES_SHOWN = 3
+"""Sources whose distributions a dataset card shows."""
+
+MOST_BARS = 40
 
 ZOOM = 3
 """Pixels of a PNG for each of the picture's own units."""
@@ -25,6 +36,23 @@ def write_figures(folder: Path, found: Inspection) -> Path:
             with durable(folder / f"{name}.png") as file:
                 file.write(_png(picture))
     return folder
+
+
+def card_figures(manifest: Mapping[str, Any], null: Mapping[str, float]) -> dict[str, str]:
+    """What a dataset card shows of a selected run, SVG by caption: tokens kept, and distributions of score, DS and DU.
+
+    ``manifest`` is the run's; ``null`` holds the readings under uniform attention. Equal runs give equal pictures.
+    """
+    sources = manifest.get("selection", {}).get("sources", {})
+    if not sources:
+        return {}
+    rows = [(visible(name), of["scored_tokens"], of["kept_tokens"]) for name, of in sorted(sources.items())]
+    found = {"Tokens scored and kept, by source": charts.token_bars(rows[:MOST_BARS])}
+    for name in sorted(largest_sources(manifest, SOURCES_SHOWN)):
+        pictures = Source(name, sources[name], null).histograms
+        caption = f"{visible(name)}: all scored windows, and the kept ones"
+        found |= {f"{caption} ({i} of {len(pictures)})": picture for i, picture in enumerate(pictures, 1)}
+    return {caption: standalone(picture) for caption, picture in found.items()}
 
 
 def _png(picture: str) -> bytes:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 def export_selection(recipe: Recipe, output: str | Path) -> "ExportSummary":
     """Write the selected windows as ``export/``, re-reading only the units that hold some."""
     from longattn.export import export, has_tokens, push
+    from longattn.report.figures import card_figures
     from longattn.tokens import Tokenizer
 
     run = RunFolder.at(output)
@@ -41,11 +42,29 @@ def export_selection(recipe: Recipe, output: str | Path) -> "ExportSummary":
     windows.bring(unit.id for unit in units)
     chosen = run.listed("selection.parquet", "select again")
     with run.replacing("export/README.md", "export/export.json", of="selection.parquet") as sections:
-        summary = export(run, units, windows, chosen, recipe.corpus, tokenizer, rule, folder, retokenizer, end_token)
+        summary = export(
+            run,
+            units,
+            windows,
+            chosen,
+            recipe.corpus,
+            tokenizer,
+            rule,
+            folder,
+            retokenizer,
+            end_token,
+            figures=card_figures(run.manifest(), _null(recipe)),
+        )
         sections.update(recipe=recipe)
     if rule.push_to is not None:
         push(folder, rule.push_to, private=rule.push_private)
     return summary
+
+
+def _null(recipe: Recipe) -> dict[str, float]:
+    """What the readings of the chosen scorers are under uniform attention."""
+    names = [name for name in recipe.keep.weights if not name.startswith("column:")]
+    return {key: value for name in names for key, value in recipe.scorer(name).null(int(recipe.model.bos)).items()}
 
 
 def _tokenizer_and_end(name: str) -> tuple[Path, int | None]:
@@ -79,7 +98,6 @@ def write_report(
     run = RunFolder.at(output)
     windows = run_table(run, run.manifest().get("tables", {}), "windows")
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
-    null = {key: value for name in names for key, value in recipe.scorer(name).null(int(recipe.model.bos)).items()}
     command = ["longattn", "run", *recipe.corpus.inputs, "--output", str(output), *as_flags(recipe)]
     preset = recipe.settings.longattn.preset if "longattn" in names else None
 
@@ -91,7 +109,7 @@ def write_report(
     run.listed("rejects.jsonl", "measure again")
     data = report.gather(
         run,
-        null=null,
+        null=_null(recipe),
         command=shlex.join(command),
         texts=read if texts else None,
         measured=_measured(recipe, run, windows),
