@@ -35,8 +35,9 @@ def load_tiny(tiny_model_folder):
     """Load the tiny model, the same each time it is called."""
     from longattn import settings
     from longattn.models import resolve
+    from longattn.train import Training
     from longattn.train.models import load_trainable, trainable_config
 
     facts = settings.Model(name=str(tiny_model_folder))
     checkpoint = resolve(facts)
-    return lambda dropout=0.0: load_trainable(checkpoint, trainable_config(checkpoint, facts, dropout))
+    return lambda dropout=0.0: load_trainable(checkpoint, trainable_config(checkpoint, facts, dropout), Training())

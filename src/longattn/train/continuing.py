@@ -9,6 +9,7 @@ from accelerate import PartialState
 
 from longattn import settings
 from longattn.models.checkpoint import Checkpoint, resolve
+from longattn.train.adapters import merged, with_lora
 from longattn.train.loop import Progress, Trained, train
 from longattn.train.models import check_fit, load_trainable, save_trained, trainable_config
 from longattn.train.planning import plan
@@ -45,13 +46,17 @@ def continue_pretraining(
     config = trainable_config(checkpoint, model, training.dropout)
     for each in filter(None, (windows, held_out)):
         check_fit(checkpoint, config, model, each)
-    module = load_trainable(checkpoint, config)
+    adds = training.lora_rank is not None
+    module = load_trainable(checkpoint, config, training)
     facts = _facts(checkpoint, windows, held_out)
 
     def finish(weights: Mapping[str, Any]) -> None:
-        save_trained(module, weights, checkpoint, output / "model", _made(checkpoint, windows, training))
+        base = load_trainable(checkpoint, config, training) if adds else module
+        weights = merged(base, training, weights) if adds else weights
+        save_trained(base, weights, checkpoint, output / "model", _made(checkpoint, windows, training))
 
-    return train(module, windows, training, output, held_out=held_out, facts=facts, finish=finish, progress=progress)
+    trainee = with_lora(module, training) if adds else module
+    return train(trainee, windows, training, output, held_out=held_out, facts=facts, finish=finish, progress=progress)
 
 
 def _facts(checkpoint: Checkpoint, windows: Windows, held_out: Windows | None) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from longattn.models.configuration import max_positions
 from longattn.models.transformer import quiet
 from longattn.models.weights import LocalWeights
 from longattn.tables import write_json, write_text
+from longattn.train.settings import Training
+from longattn.train.shifted import shifted_name
 from longattn.train.windows import Windows
 
 _BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
@@ -64,14 +66,16 @@ def check_fit(checkpoint: Checkpoint, config: PreTrainedConfig, model: settings.
         )
 
 
-def load_trainable(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedModel:
+def load_trainable(checkpoint: Checkpoint, config: PreTrainedConfig, training: Training) -> PreTrainedModel:
     """The model in float32, with every tensor of its files. Raises ``ModelError`` for files that lack some."""
+    attention = shifted_name(training.groups) if training.attention == "shifted" else None
     weights = checkpoint.weights.fetch(checkpoint.weights.names)
     with quiet():
         module, report = cast("Any", AutoModelForCausalLM).from_pretrained(
             weights.folder,
             config=config,
             dtype=torch.float32,
+            attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

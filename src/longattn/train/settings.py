@@ -40,6 +40,18 @@ class Training:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of products; weights and optimizer are float32 in either case, since a learning rate of 1e-5 is lost in rounding
     otherwise. ``auto`` takes bfloat16 on GPUs that have it."""
+    attention: Literal["full", "shifted"] = "full"
+    """``shifted``: train with attention within groups of neighbours, shifted in half of the heads (LongLoRA); losses on
+    held-out windows, and the model afterwards, are with full attention."""
+    groups: int = 4
+    """Groups of a window in shifted attention (LongLoRA's four)."""
+    lora_rank: int | None = None
+    """Train low-rank additions of this rank to the attention's projections in place of all weights, and the embeddings
+    and norms as they are (LongLoRA); the result is merged."""
+    lora_alpha: int = 16
+    """The additions are multiplied by this and divided by the rank."""
+    lora_whole: bool = True
+    """Train embeddings and norms beside the additions; without them they do not learn a longer window (LongLoRA)."""
     activation_checkpointing: bool = True
     """Keep each layer's input alone and compute the layer again in the backward pass: a third more time, and memory
     for one layer's activations in place of all."""
@@ -66,7 +78,11 @@ class Training:
         for name in ("warmup", "dropout", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("learning_rate", "clip"):
+        if self.groups < 1:
+            raise ValueError(f"groups must be at least 1, got {self.groups}")
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}")
+        for name in ("learning_rate", "clip", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.tokens is not None and self.tokens < self.batch_tokens:
