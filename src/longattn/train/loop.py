@@ -37,9 +37,11 @@ from transformers import (
 from longattn.errors import RunError
 from longattn.locks import locked
 from longattn.models.transformer import quiet
+from longattn.sampling import generator
 from longattn.settings import plain
 from longattn.tables import append_line, make_folder, read_sealed, write_sealed, write_text
 from longattn.train import checkpoints
+from longattn.train.chunks import backward_by_chunks, draw_weights
 from longattn.train.planning import Plan, plan, step_seed
 from longattn.train.settings import Training
 
@@ -107,7 +109,7 @@ def train(
         tokens = np.cumsum(lengths[planned.order])[planned.step_windows - 1 :: planned.step_windows]
         log = _Log(output, tokens, writes=state.is_main_process)
         log.begin(start)
-        trainer = Trainer(
+        trainer = (Trainer if training.chunk_tokens is None else _ChunkedTrainer)(
             model=model,
             args=arguments,
             data_collator=collate,
@@ -115,6 +117,8 @@ def train(
             eval_dataset=_Chosen(held_out, np.arange(len(held_out))) if held_out is not None else None,
             callbacks=[log, _Keeper(training, stop, start), _Reporter(progress)],
         )
+        if isinstance(trainer, _ChunkedTrainer):
+            trainer.training = training
         # it prints every line of the log
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
@@ -183,7 +187,7 @@ def _arguments(training: Training, planned: Plan, folder: Path, *, evaluates: bo
         max_grad_norm=training.clip,
         bf16=training.precision == "bfloat16"
         or (training.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()),
-        activation_checkpointing=training.activation_checkpointing,
+        activation_checkpointing=training.activation_checkpointing and training.chunk_tokens is None,
         activation_checkpointing_kwargs={"use_reentrant": False},
         # a mean over several steps would differ after a checkpoint between them
         logging_steps=1,
@@ -207,6 +211,8 @@ def _arguments(training: Training, planned: Plan, folder: Path, *, evaluates: bo
         )
     configured = os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false").lower() == "true"
     share_one = ParallelismConfig().non_data_parallel_size if configured else 1
+    if share_one > 1 and training.chunk_tokens is not None:
+        raise ValueError("chunk_tokens is for whole windows on each device, not for tensor or context parallelism")
     devices = arguments.world_size // share_one
     arguments.gradient_accumulation_steps = planned.accumulation(devices, training.device_windows)
     return arguments
@@ -285,6 +291,41 @@ def _told_to_stop() -> Iterator[_Stop]:
         yield stop
     finally:
         restore()
+
+
+class _ChunkedTrainer(Trainer):
+    """Goes through a window chunk by chunk; all else is as before."""
+
+    training: Training
+    _step, _seen = -1, 0
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Add the gradient of the windows in hand; returns their part of the step's loss."""
+        assert num_items_in_batch is not None, "the Trainer counts labels for models that take keyword arguments"
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        chunk, step = self.training.chunk_tokens, self.state.global_step
+        assert chunk is not None, "it is why this class is used"
+        self._seen = self._seen + 1 if self._step == step else 0
+        self._step = step
+        # the same chunks in every process: they make backward passes together
+        random = generator(self.training.seed, "chunks", step, self._seen)
+        num_chunks = -(-inputs["input_ids"].shape[1] // chunk)
+        return backward_by_chunks(
+            model,
+            inputs["input_ids"],
+            inputs["labels"],
+            chunk=chunk,
+            weights=draw_weights(num_chunks, self.training, random),
+            # gradients are averaged over processes, the loss is over all their tokens
+            items=float(num_items_in_batch) / self.accelerator.num_processes,
+            unsynced=lambda: self.accelerator.no_sync(model),
+        )
 
 
 class _Keeper(TrainerCallback):

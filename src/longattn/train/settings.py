@@ -52,6 +52,14 @@ class Training:
     """The additions are multiplied by this and divided by the rank."""
     lora_whole: bool = True
     """Train embeddings and norms beside the additions; without them they do not learn a longer window (LongLoRA)."""
+    chunk_tokens: int | None = None
+    """Go through a window in chunks of this many tokens, forth without gradients and back with them, so that only a
+    chunk's activations are in memory (SeCO); the gradient is exact. In place of activation checkpointing."""
+    chunk_share: float = 1.0
+    """Go back through this share of the chunks alone, drawn anew for every window (SpaCO)."""
+    chunk_draw: Literal["bernoulli", "paper"] = "bernoulli"
+    """``bernoulli``: each chunk by itself, weighted so that the gradient is right on average; ``paper``: a fixed number
+    of them and the paper's weights, which are biased."""
     activation_checkpointing: bool = True
     """Keep each layer's input alone and compute the layer again in the backward pass: a third more time, and memory
     for one layer's activations in place of all."""
@@ -82,6 +90,15 @@ class Training:
             raise ValueError(f"groups must be at least 1, got {self.groups}")
         if self.lora_rank is not None and self.lora_rank < 1:
             raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}")
+        if not 0 < self.chunk_share <= 1:
+            raise ValueError(f"chunk_share must be in (0, 1], got {self.chunk_share}")
+        if self.chunk_tokens is None and self.chunk_share < 1:
+            raise ValueError("chunk_share is of chunks, and there are none without chunk_tokens")
+        if self.chunk_tokens is not None:
+            if self.chunk_tokens < 1:
+                raise ValueError(f"chunk_tokens must be at least 1, got {self.chunk_tokens}")
+            if self.dropout or self.attention != "full":
+                raise ValueError("chunk_tokens needs dropout 0 and full attention: a chunk is made twice, and sees all")
         for name in ("learning_rate", "clip", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
