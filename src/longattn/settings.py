@@ -348,6 +348,58 @@ class Adjusting:
     """``copy`` the files, or ``link`` to them: a trainer that saves into the folder then writes into the old one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Untying:
+    """Untie the Knots: documents of one sequence are cut into chunks, and the chunks shuffled among each other."""
+
+    share: float = 0.0
+    """Part of the sequences with two documents or more that this is done to; the paper found 0.8 better than 0.3."""
+    chunks: tuple[float, ...] = (0.0, 0.5, 0.5)
+    """Weights of cutting a document into 1, 2, 3, ... chunks, at random places."""
+    identifiers: bool = False
+    """Put ``<D> id </D>`` before each chunk of a cut document; the id is six random letters, the chunk's own."""
+    backtrace: bool = False
+    """After the last chunk of a cut document, name its chunks in order: ``<S> id <s> id </S>``. Needs identifiers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """A training mixture: what share of its tokens each source has, and how sequences are made of them."""
+
+    windows: tuple[str, ...] = ()
+    """Sources made of selected windows, each as ``NAME=RUN``: the windows that a run keeps of its source ``NAME``. A
+    name may have several runs."""
+    documents: tuple[str, ...] = ()
+    """Sources made of documents, each as ``NAME=PATH``: files, folders or globs as for ``measure``."""
+    shares: dict[str, float] = dataclasses.field(default_factory=dict)
+    """By name, each source's part of the tokens, relative to the others."""
+    published: Literal["paper"] | None = None
+    """Published shares for sources of these names. ``paper``, LongAttn's Table 7: arxiv, book and code 30 % each, wiki
+    3, github 3, web 4."""
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    """By name, what the source is called in its runs, where it is called otherwise; ``*`` is all of their sources."""
+    passes: dict[str, int] = dataclasses.field(default_factory=dict)
+    """By name, how often a source's tokens may be used where there are too few of them; once where nothing is said."""
+    length: int = 32768
+    """Tokens per sequence."""
+    tokens: int | None = None
+    """Tokens of the mixture, in whole sequences; None takes as many as the scarcest source allows."""
+    model: str | None = None
+    """Whose tokenizer, and whose end token between documents; None takes that of the runs."""
+    end_token: int | None = None
+    """The id put behind each document, where the model's own is not meant."""
+    seed: int = 0
+    """Another seed draws other documents, and puts them in another order."""
+    lookahead: int = 256
+    """Documents to choose from when a sequence is filled up; 1 puts one behind the other and cuts more of them."""
+    positions: bool = False
+    """Also write ``position_ids`` that begin anew with each document of a sequence."""
+    untie: Untying = Untying()
+    corpus: Corpus = Corpus()
+    """How documents are read; the inputs are those of ``documents``."""
+    write: Exporting = Exporting(content="tokens")
+
+
 def plain(value: Any) -> Any:
     """The settings as JSON types: dataclasses become objects, tuples become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

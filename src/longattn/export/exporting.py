@@ -107,9 +107,9 @@ def export(
     with run.lock("export"), replacing(output, marker=FILE_NAME) as folder:
         schema = _schema(names, reader, format)
         rows = map(tally.row, reader.passages(own_tokenizer, extra))
-        written = format.write(folder, schema, _batches(rows, rule.row_group_bytes), rule, vocab_size)
+        written = format.write(folder, schema, batches(rows, rule.row_group_bytes), rule, vocab_size)
         pictures = _write_figures(folder, figures or {})
-        files = [_listed(folder, path) for path in (*written.files, *pictures.values())]
+        files = [listed(folder, path) for path in (*written.files, *pictures.values())]
         summary = tally.summary(rule, files, written.stems, used.hash if used else None)
         name = rule.push_to or "path/to/this/folder"
         usage = format.usage(name, summary.stems, summary.tokens)
@@ -258,11 +258,12 @@ class _Tally:
         )
 
 
-def _listed(folder: Path, path: Path) -> ExportedFile:
+def listed(folder: Path, path: Path) -> ExportedFile:
+    """A file of an export, with size and SHA-256."""
     return ExportedFile(path.relative_to(folder).as_posix(), path.stat().st_size, file_sha256(path))
 
 
-def _batches(rows: Iterable[Row], limit: int) -> Iterator[Batch]:
+def batches(rows: Iterable[Row], limit: int) -> Iterator[Batch]:
     """Rows of about ``limit`` bytes together; an empty one if there are none, so that a file has columns."""
     batch: list[Row] = []
     offset = size = 0

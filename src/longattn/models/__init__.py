@@ -1,6 +1,7 @@
 """The questions a scorer may ask a model, and the ways to load one."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from longattn import settings
@@ -9,7 +10,16 @@ from longattn.models.checkpoint import Checkpoint, resolve
 if TYPE_CHECKING:
     from longattn.models.base import Model
 
-__all__ = ["Checkpoint", "load_model", "resolve"]
+__all__ = ["Checkpoint", "load_model", "resolve", "tokenizer_and_end"]
+
+
+def tokenizer_and_end(name: str) -> tuple[Path, int | None]:
+    """A tokenizer.json by itself, or that of a model, whose end token is known too."""
+    path = Path(name)
+    if path.suffix == ".json":
+        return path, None
+    checkpoint = resolve(settings.Model(name=name))
+    return checkpoint.tokenizer_file, checkpoint.end_token
 
 
 def load_model(

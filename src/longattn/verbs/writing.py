@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longattn import settings
 from longattn.errors import RunError
 from longattn.presets import read_preset
 from longattn.recipes import Recipe, as_flags
@@ -24,6 +23,7 @@ log = logging.getLogger(__name__)
 def export_selection(recipe: Recipe, output: str | Path) -> "ExportSummary":
     """Write the selected windows as ``export/``, re-reading only the units that hold some."""
     from longattn.export import export, has_tokens, push
+    from longattn.models import tokenizer_and_end
     from longattn.report.figures import card_figures
     from longattn.tokens import Tokenizer
 
@@ -32,10 +32,10 @@ def export_selection(recipe: Recipe, output: str | Path) -> "ExportSummary":
     rule = recipe.write
     tokenizer = retokenizer = end_token = None
     if rule.retokenize is not None:
-        file, end_token = _tokenizer_and_end(rule.retokenize)
+        file, end_token = tokenizer_and_end(rule.retokenize)
         retokenizer = Tokenizer.load(file)
     elif has_tokens(rule):
-        file, end_token = _tokenizer_and_end(recipe.model.name)
+        file, end_token = tokenizer_and_end(recipe.model.name)
         tokenizer = Tokenizer.load(file)
     folder = run.root / "export"
     units = run.plan()
@@ -65,17 +65,6 @@ def _null(recipe: Recipe) -> dict[str, float]:
     """What the readings of the chosen scorers are under uniform attention."""
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
     return {key: value for name in names for key, value in recipe.scorer(name).null(int(recipe.model.bos)).items()}
-
-
-def _tokenizer_and_end(name: str) -> tuple[Path, int | None]:
-    """A tokenizer.json by itself, or that of a model, whose end token is known too."""
-    from longattn.models import resolve
-
-    path = Path(name)
-    if path.suffix == ".json":
-        return path, None
-    checkpoint = resolve(settings.Model(name=name))
-    return checkpoint.tokenizer_file, checkpoint.end_token
 
 
 def write_report(
