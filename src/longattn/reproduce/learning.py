@@ -20,7 +20,7 @@ from longattn.tables import durable, write_json
 
 Windows = npt.NDArray[np.integer]
 """[N, T] token ids."""
-LogProbs = npt.NDArray[np.float32]
+LogProbs = npt.NDArray[np.float64]
 
 TOKENS_AT_ONCE = 8192
 """Tokens that go through a model together where nothing is learned."""
@@ -87,7 +87,9 @@ def read_model(
         config.max_position_embeddings = positions
     transformers_logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
-    return model.to(device)
+    # in place; transformers' own signature of to() is lost on type checkers
+    torch.nn.Module.to(model, device)
+    return model
 
 
 def write_model(model: PreTrainedModel, folder: Path, tokenizer: str) -> None:
@@ -158,7 +160,7 @@ def log_probs(model: PreTrainedModel, windows: Windows) -> LogProbs:
             batch = _tensor(windows[start : start + at_once], model)
             logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
             of_tokens = logits.log_softmax(-1).gather(-1, batch[:, 1:, None])[..., 0]
-            found.append(of_tokens.cpu().numpy())
+            found.append(of_tokens.double().cpu().numpy())
     return np.concatenate(found)
 
 

@@ -7,6 +7,7 @@ included. So the same command goes on where it was stopped, and one with other s
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -159,10 +160,10 @@ def _levels(steps: Sequence[Step]) -> list[list[Step]]:
 
 def _one_thread() -> None:
     """One thread for each process: more would wait for each other, and sums would depend on how many there are."""
+    # read by torch when it is imported, which takes seconds and not every step needs
     os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
     # who gave the command ends its processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
