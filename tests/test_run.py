@@ -102,7 +102,7 @@ def test_the_card_of_an_export_shows_the_run_in_figures(recipe, tmp_path):
     # tokens by source, then score, DS and DU of both sources
     assert len(pictures) == 1 + 2 * 3
     assert re.findall(r"!\[[^]]+\]\((figures/\d+\.svg)\)", card) == pictures
-    assert set(pictures) <= {file.name for file in summary.files}
+    assert pictures == [file.name for file in summary.figures]
     for name in pictures:
         assert ElementTree.parse(export / name).getroot().tag.endswith("svg")
     assert not verbs.verify(tmp_path / "run").strangers

@@ -195,7 +195,8 @@ class _Check:
         if "of" in entry and entry["of"] != listed["selection.parquet"]["sha256"]:
             self.found.unfinished.append(f"{name} was made from an earlier selection: run {again} again")
         if name == "export/export.json":
-            for part in json.loads(path.read_bytes())["files"]:
+            summary = json.loads(path.read_bytes())
+            for part in (*summary["files"], *summary.get("figures", ())):
                 data = f"export/{part['name']}"
                 look = partial(_check_sha256, self.run.root / data, part["sha256"])
                 self._whole(data, look, f"run {again} again")

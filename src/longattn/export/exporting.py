@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,10 @@ def export(
         rows = map(tally.row, reader.passages(own_tokenizer, extra))
         written = format.write(folder, schema, batches(rows, rule.row_group_bytes), rule, vocab_size)
         pictures = _write_figures(folder, figures or {})
-        files = [listed(folder, path) for path in (*written.files, *pictures.values())]
-        summary = tally.summary(rule, files, written.stems, used.hash if used else None)
+        summary = replace(
+            tally.summary(rule, _listed(folder, written.files), written.stems, used.hash if used else None),
+            figures=_listed(folder, pictures.values()),
+        )
         name = rule.push_to or "path/to/this/folder"
         usage = format.usage(name, summary.stems, summary.tokens)
         shown = {caption: path.relative_to(folder).as_posix() for caption, path in pictures.items()}
@@ -239,7 +241,7 @@ class _Tally:
         return np.append(ids, np.uint32(self._extra))[: length + 1]
 
     def summary(
-        self, rule: Exporting, files: Sequence[ExportedFile], stems: Mapping[str, str], tokenizer: str | None
+        self, rule: Exporting, files: tuple[ExportedFile, ...], stems: Mapping[str, str], tokenizer: str | None
     ) -> ExportSummary:
         """What was counted."""
         return ExportSummary(
@@ -251,11 +253,15 @@ class _Tally:
             num_characters=self._characters,
             windows=dict(sorted(self._windows.items())),
             tokens=dict(sorted(self._tokens.items())),
-            files=tuple(files),
+            files=files,
             stems=dict(stems),
             tokenizer=tokenizer,
             retokenized=self._retokenized,
         )
+
+
+def _listed(folder: Path, paths: Iterable[Path]) -> tuple[ExportedFile, ...]:
+    return tuple(listed(folder, path) for path in paths)
 
 
 def listed(folder: Path, path: Path) -> ExportedFile:

@@ -33,6 +33,9 @@ class ExportSummary:
     tokens: Mapping[str, int]
     """Tokens by source."""
     files: tuple[ExportedFile, ...]
+    """What a trainer reads."""
+    figures: tuple[ExportedFile, ...] = ()
+    """What the dataset card shows."""
     stems: Mapping[str, str] = field(default_factory=dict)
     """By source, what the names of its files begin with, where sources have files of their own."""
     extra_token: bool = False
