@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs browser torture bench clean
+.PHONY: demo test docs browser torture fuzz mutation bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/python examples/demo.py demo
@@ -35,6 +35,16 @@ browser: $(VENV)/.dev
 # faults, injected many times over: what `make test` does a bounded number of; ends with a table
 torture: $(VENV)/.dev $(VENV)/.run
 	$(VENV)/bin/pytest --torture tests/torture
+
+# readers of what others wrote, driven by atheris: FUZZ="--seconds 600 jsonl parquet" for these two, ten minutes each
+fuzz: $(VENV)/.dev
+	$(PIP) --editable '.[assurance]'
+	$(VENV)/bin/python tests/fuzz/fuzz.py $(FUZZ)
+
+# changes to the code that decides, each of which a test must notice; [tool.mutmut] names the code and its tests
+mutation: $(VENV)/.dev
+	$(PIP) --editable '.[assurance]'
+	$(VENV)/bin/mutmut run $(MUTATION)
 
 # BENCH="--quick", or "--released DIR --released-python PYTHON" to run the released code beside ours
 bench: $(VENV)/.run

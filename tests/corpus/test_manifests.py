@@ -51,6 +51,16 @@ def test_a_folder_can_be_moved_with_its_manifest(listed, tmp_path):
     assert len(records(Corpus(inputs=(str(moved),), manifest=str(moved / "manifest.jsonl")))) == 3
 
 
+def test_a_name_that_begins_with_a_tilde_is_nobodys_home(write, monkeypatch):
+    """As editors name their copies; found by fuzzing."""
+    folder = write("data/~.jsonl", GOOD).parent
+    monkeypatch.chdir(folder)
+    for inputs in ("~.jsonl", str(folder)):
+        corpus = Corpus(inputs=(inputs,), manifest=str(folder / "manifest"))
+        write_manifest(folder / "manifest", list_files(corpus, compare=False).files)
+        assert [record.text for record in records(corpus)] == ["a good text"]
+
+
 def test_a_list_of_sha256sum_will_do(listed, tmp_path):
     lines = [f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}" for name in _names(tmp_path)]
     (tmp_path / "SHA256SUMS").write_text("\n".join(lines))

@@ -187,6 +187,17 @@ def test_mutated_files_end_in_rejects_and_never_in_an_exception(write_table, rea
         assert len(records) == 300 or isinstance(records[-1], Reject), (kind, where)
 
 
+def test_a_column_name_that_is_not_utf8_is_a_file_that_cannot_be_read(write_table, read):
+    """In the footer's list of chunks, not in its schema; found by fuzzing."""
+    path = write_table(text=["a"], other=["b"])
+    data = path.read_bytes()
+    # the last place of a name is in the list of chunks
+    at = data.rindex(b"other")
+    path.write_bytes(data[:at] + b"\x8dther" + data[at + 5 :])
+    [found] = read(path)
+    assert (found.reason, found.position) == ("unreadable", 0)
+
+
 def test_a_page_that_fails_leaves_the_rows_before_it(write_table):
     file = write_table(text=[f"{n} {n**5 % 9973} text" for n in range(300)], row_group_size=100)
     start = pq.read_metadata(file).row_group(2).column(0).dictionary_page_offset

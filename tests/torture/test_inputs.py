@@ -6,7 +6,6 @@ import itertools
 import json
 import lzma
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from mutations import mutated
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
@@ -142,43 +142,6 @@ def seeds(folder: Path) -> dict[str, bytes]:
         pq.write_table(pa.table(rows), folder / f"seed-{name}", row_group_size=50, compression=codec)
         found[f".{name}.parquet"] = (folder / f"seed-{name}").read_bytes()
     return found | {".txt": content, ".txt.gz": gzip.compress(content)}
-
-
-TOKENS = [
-    b"",
-    b"\n",
-    b"{",
-    b"[" * 300,
-    b'"',
-    b"\\u",
-    b"\xff",
-    b"\0" * 64,
-    b"\xff" * 8,
-    b"\x80\x80\x80\x80\x10",
-    b"1e999",
-]
-
-
-def mutated(data: bytes, random: random.Random) -> bytes:
-    """The data with one to four changes: bits, bytes, pieces taken away, doubled, moved or put in."""
-    changed = bytearray(data)
-    for _ in range(random.randint(1, 4)):
-        at, to = sorted(random.choices(range(len(changed) + 1), k=2))
-        to = min(to, at + random.choice([1, 4, 64, 4096]))
-        match random.randrange(6):
-            case 0 if at < len(changed):
-                changed[at] ^= 1 << random.randrange(8)
-            case 1:
-                changed[at:to] = random.randbytes(to - at)
-            case 2:
-                del changed[at:to]
-            case 3:
-                changed[at:at] = changed[at:to]
-            case 4:
-                changed[at:to] = bytes(to - at)
-            case _:
-                changed[at:at] = random.choice(TOKENS)
-    return bytes(changed)
 
 
 _BATCH = 2000

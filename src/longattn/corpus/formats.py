@@ -123,7 +123,8 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
                     for index in range(batch.num_rows):
                         yield _parquet_record(part, batch, index, row)
                         row += 1
-    except (OSError, pa.ArrowException) as error:
+    # a name in the footer that is no UTF-8 shows when it is looked at
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         files.pass_on(part.file, error)
         yield reject(part.file, row, None, "unreadable", str(error))
 

@@ -117,7 +117,8 @@ def _normal(location: str) -> str:
     """The location without ``file://``, ``~``, ``./`` and final slash; empty for the current folder."""
     if files.is_uri(location) and not location.startswith("file://"):
         return location.rstrip("/")
-    path = str(Path(location.removeprefix("file://")).expanduser())
+    # a file may well be called ~1.jsonl
+    path = str(Path(re.sub(r"^~(?=/|$)", lambda _: str(Path.home()), location.removeprefix("file://"))))
     return "" if path == "." else path
 
 

@@ -95,7 +95,7 @@ def listed_name(folder: Path, file: str) -> str:
     """One name for a file however it is written: absolute for a local one, without options for a remote one."""
     if files.is_uri(file):
         return files.without_options(file)
-    return os.path.normpath(folder.absolute() / Path(file).expanduser())
+    return os.path.normpath(folder.absolute() / file)
 
 
 def _name(folder: Path, file: str) -> str:

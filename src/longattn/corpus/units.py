@@ -140,7 +140,7 @@ def _group_borders(whole: Slice, corpus: Corpus) -> list[int]:
             meta = pq.read_metadata(stream)
             if text_column_problem(meta.schema.to_arrow_schema(), corpus):
                 return []
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         files.pass_on(whole.file, error)
         return []
     borders, num_bytes = [], 0
