@@ -207,7 +207,7 @@ def small_parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "DOCUMENT", "hash(doc_id) % 3")
         patch.setattr(scoring, "SORTED_TOGETHER", 2)
-        patch.setattr(keeping, "TOGETHER", 5)
+        patch.setattr(keeping, "COMPARED_TOGETHER", 5)
         patch.setattr(summary, "TOGETHER", 4)
         yield
 

@@ -47,6 +47,17 @@ class Database:
         if pending:
             yield pa.Table.from_batches(pending).combine_chunks()
 
+    def put(self, table: str, query: str) -> None:
+        """Insert a large result into a table in the query's order.
+
+        Piece by piece, because an INSERT of a sorted result holds more of it in memory than the limit may allow.
+        """
+        ((schema,),) = self.rows("SELECT current_schema()")
+        with self.connection.cursor() as writer:
+            for piece in self.stream(query):
+                writer.register("piece", piece)
+                writer.execute(f"INSERT INTO {schema}.{table} SELECT * FROM piece").fetchall()
+
     def lend(self, name: str, data: pa.Table | pa.RecordBatchReader) -> None:
         """Let queries read Arrow data as a table called ``name``, without a copy."""
         self.connection.register(name, data)

@@ -16,7 +16,7 @@ from longattn.settings import Selecting
 
 NO_LIMIT = 2**62
 
-TOGETHER = 2**24
+COMPARED_TOGETHER = 2**21
 """Windows that are compared with those of their documents at a time, about."""
 
 
@@ -153,41 +153,32 @@ def _mark(database: Database, reason: str, places: npt.NDArray[np.int64]) -> Non
 def _overlapping(database: Database, max_overlap: float) -> npt.NDArray[np.int64]:
     """Places of windows that share more than ``max_overlap`` of their tokens with a better one that is not dropped."""
     ((rows,),) = database.rows("SELECT count(*) FROM ranked")
-    parts = rows // TOGETHER + 1
+    # Two windows that intersect start less than the longest one apart, hence in the same or in adjacent stretches of
+    # that length.
+    database.run(f"""
+        CREATE TABLE touching AS
+        SELECT rowid AS place, doc, start, start + num_tokens AS stop, num_tokens,
+            start // (SELECT max(num_tokens) FROM ranked) AS stretch
+        FROM ranked WHERE reason = 'below_cut' AND shared > {max_overlap!r}::DOUBLE
+    """)
+    ((candidates,),) = database.rows("SELECT count(*) FROM touching")
+    parts = candidates // COMPARED_TOGETHER + 1
     # a byte a window; a set of the places, perhaps a tenth of them, would take ten times as much
     is_dropped = bytearray(rows)
     for part in range(parts):
-        for chunk in database.stream(_overlaps(max_overlap, f"reason = 'below_cut' AND doc % {parts} = {part}")):
+        mine = f"(SELECT * FROM touching WHERE doc % {parts} = {part})"
+        for chunk in database.stream(f"""
+            SELECT worse.place AS worse, better.place AS better
+            FROM {mine} AS worse
+            JOIN (SELECT *, unnest([stretch - 1, stretch, stretch + 1]) AS nearby FROM {mine}) AS better
+                ON worse.doc = better.doc AND worse.stretch = better.nearby AND better.place < worse.place
+            WHERE least(worse.stop, better.stop) - greatest(worse.start, better.start)
+                > {max_overlap!r}::DOUBLE * worse.num_tokens
+            ORDER BY worse
+        """):
             for worse, better in zip(*(column.to_pylist() for column in chunk.columns), strict=True):
                 # pairs come in the order of the worse window, so the fate of the better one is known
                 if not is_dropped[better]:
                     is_dropped[worse] = True
+    database.run("DROP TABLE touching")
     return np.flatnonzero(np.frombuffer(is_dropped, np.bool_))
-
-
-def _overlaps(max_overlap: float, documents: str) -> str:
-    """SQL for places of two windows each that share too much of the worse one's tokens, in order of that."""
-    # Only windows that reach into a neighbour of their document can be concerned. Two that intersect start less than
-    # the longest window apart, hence in the same or in adjacent stretches of that length.
-    return f"""
-        WITH candidates AS (
-            SELECT rowid AS place, doc, start, start + num_tokens AS stop, num_tokens FROM ranked WHERE {documents}
-        ), extent AS (
-            SELECT min(num_tokens) AS shortest, max(num_tokens) AS longest FROM candidates
-        ), reaching AS (
-            SELECT *,
-                max(stop) OVER (reading_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - start AS into_earlier,
-                stop - lead(start) OVER reading_order AS into_next
-            FROM candidates WINDOW reading_order AS (PARTITION BY doc ORDER BY start, place)
-        ), touching AS (
-            SELECT reaching.*, start // longest AS stretch FROM reaching, extent
-            WHERE greatest(into_earlier, into_next) > {max_overlap!r}::DOUBLE * shortest
-        )
-        SELECT worse.place AS worse, better.place AS better
-        FROM touching AS worse
-        JOIN (SELECT *, unnest([stretch - 1, stretch, stretch + 1]) AS nearby FROM touching) AS better
-            ON worse.doc = better.doc AND worse.stretch = better.nearby AND better.place < worse.place
-        WHERE least(worse.stop, better.stop) - greatest(worse.start, better.start)
-            > {max_overlap!r}::DOUBLE * worse.num_tokens
-        ORDER BY worse
-    """

@@ -83,8 +83,9 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatures: bool, where: str | None) -> None:
     """Fill the table ``loaded``: identity, the columns as ``value_0 ...``, ``signature``, whether ``where`` holds.
 
-    Of each row it holds 60 bytes and 8 for each column, beside the document's id: ``doc`` is the document's number,
-    ``file`` that of its file in the table ``files``. The table ``suspects`` has documents that may have come twice.
+    ``doc`` is the number of the row's document, ``file`` that of its file in the table ``files``. With a window whose
+    ``shared`` is not above a limit, none of its document shares more than that part of the shorter one's tokens.
+    The table ``suspects`` has documents that may have come twice.
     """
     for column in columns:
         inputs.check(column)
@@ -98,7 +99,13 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
             _load_file(database, name, path, picks[name])
             joined += f" LEFT JOIN {quoted(name)} USING (window_id)"
 
-    fields = {**IDENTITY, "doc": "UBIGINT", "file": "INTEGER", **{f"value_{i}": "DOUBLE" for i in range(len(columns))}}
+    fields = {
+        **IDENTITY,
+        "doc": "UBIGINT",
+        "file": "INTEGER",
+        "shared": "FLOAT",
+        **{f"value_{i}": "DOUBLE" for i in range(len(columns))},
+    }
     fields |= {"signature": "UINTEGER[]"} if signatures else {}
     fields |= {"passes": "BOOLEAN", "duplicate": "BOOLEAN"}
     database.run(f"CREATE TABLE loaded ({', '.join(f'{name} {kind}' for name, kind in fields.items())})")
@@ -106,6 +113,7 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
         *(f"windows.{name}" for name in IDENTITY),
         DOCUMENT.replace("doc_id", "windows.doc_id"),
         FILE_NUMBER,
+        SHARED,
         *(f"value_{i}{'' if c.index is None else f'[{c.index + 1}]'}" for i, c in enumerate(columns)),
         *(["signature"] if signatures else []),
         # a line break, so that a comment at the end of the condition cannot swallow what follows
@@ -115,9 +123,10 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
     readings, files = _Readings(), dict[str, int]()
     for chunk in _aligned_chunks(inputs.units, aligned, picks):
         chunk["windows"] = _with_file_numbers(chunk["windows"], files)
+        database.lend("windows", chunk["windows"])
+        chunk["windows"] = chunk["windows"].append_column(SHARED, pa.array(readings.add(database)))
         for name, data in chunk.items():
             database.lend(name, data)
-        readings.add(database)
         with _condition_errors(where, inputs):
             if where:
                 # only here does SQL refuse aggregates and window functions, which would see a chunk and not the table
@@ -131,6 +140,9 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
 
 FILE_NUMBER = "_file"
 """How the column of numbers of files is called beside the columns that a condition may name."""
+
+SHARED = "_shared"
+"""The same of the column that :meth:`_Readings.add` returns."""
 
 
 def _with_file_numbers(windows: pa.Table, files: dict[str, int]) -> pa.Table:
@@ -150,12 +162,16 @@ class _Readings:
     def __init__(self) -> None:
         self._parts: list[npt.NDArray[np.uint32]] = []
 
-    def add(self, database: Database) -> None:
-        """Take in the rows that are lent as ``windows``."""
-        rows = database.arrays(f"SELECT {DOCUMENT} AS doc, hash(file, position, source) AS reading, start FROM windows")
+    def add(self, database: Database) -> npt.NDArray[np.float32]:
+        """Take in the rows that are lent as ``windows``; returns what each may share with others of its stretch."""
+        rows = database.arrays(
+            f"SELECT {DOCUMENT} AS doc, hash(file, position, source) AS reading, start, num_tokens FROM windows"
+        )
         doc, reading, start = rows["doc"], rows["reading"], rows["start"]
         same = (doc[1:] == doc[:-1]) & (reading[1:] == reading[:-1]) & (start[1:] > start[:-1])
-        self._parts.append((doc[np.concatenate([np.ones(min(1, len(doc)), bool), ~same])] >> 32).astype(np.uint32))
+        begins = np.concatenate([np.ones(min(1, len(doc)), bool), ~same])
+        self._parts.append((doc[begins] >> 32).astype(np.uint32))
+        return _shared(begins, start, rows["num_tokens"].astype(np.int64))
 
     def suspects(self) -> npt.NDArray[np.uint32]:
         """The upper halves of the numbers of documents that came in several stretches."""
@@ -235,6 +251,31 @@ def _read_unit(unit: str, tables: Mapping[str, Table], picks: Picks) -> dict[str
     return picked
 
 
+def _shared(
+    begins: npt.NDArray[np.bool_], start: npt.NDArray[np.int64], num_tokens: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """At least the largest part of a window's tokens that it shares with another one of its stretch.
+
+    What a window shares with an earlier one is no more than how far the earlier ones reach beyond its start, and what
+    it shares with a later one no more than how far it reaches beyond the start of the next.
+    """
+    if not len(start):
+        return np.empty(0, np.float32)
+    stretch, firsts = np.cumsum(begins) - 1, np.flatnonzero(begins)
+    stop = start + num_tokens
+    # starts grow within a stretch; so that they grow over all of them as well, each begins where none before it reaches
+    shift = np.concatenate([[0], np.cumsum(np.maximum.reduceat(stop, firsts) - start[firsts])])[:-1] - start[firsts]
+    at = shift[stretch]
+    furthest = np.maximum.accumulate(stop + at)
+    into = np.zeros(len(start), np.int64)
+    into[1:] = furthest[:-1] - (start + at)[1:]
+    into[:-1] = np.maximum(into[:-1], (stop + at)[:-1] - (start + at)[1:])
+    shortest = np.minimum.reduceat(num_tokens, firsts)[stretch]
+    part = np.where(into > 0, into / np.maximum(shortest, 1), 0.0)
+    # rounded to 32 bits and up
+    return np.nextafter(part.astype(np.float32), np.float32(np.inf))
+
+
 def _made_of_document_and_start(windows: pa.Table) -> bool:
     """Whether the windows have the ids that :class:`longattn.records.Window` gives them."""
     start = windows["start"].cast(pa.string())
@@ -285,7 +326,8 @@ def mark_duplicates(database: Database) -> list[Reject]:
         )
         WHERE reading > 1 OR copy > 1
     """)
-    # two ids of one number become two numbers
+    # what the rows of several stretches share was not looked at; and two ids of one number become two numbers
+    database.run(f"UPDATE loaded SET shared = 'infinity' WHERE {suspects}")
     database.run(f"""
         UPDATE loaded SET doc = hash(doc_id, 'again') WHERE doc IN (
             SELECT doc FROM loaded WHERE {suspects} GROUP BY doc HAVING count(DISTINCT doc_id) > 1

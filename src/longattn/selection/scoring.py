@@ -29,8 +29,8 @@ REASONS = ("kept", "below_cut", "overlap", "near_duplicate", "duplicate_id", "fi
 WINDOW_ID = "doc_id || '@' || start"
 """SQL for a window's id."""
 
-SORTED_TOGETHER = 2**24
-"""Windows, or all of one source, that are sorted at a time."""
+SORTED_TOGETHER = 2**22
+"""Windows that are sorted at a time, about: some sources, or some of the best of one that is left."""
 
 
 def combined_score(weights: Mapping[str, float], scores: Mapping[str, Expression], inputs: Inputs) -> Expression:
@@ -96,35 +96,59 @@ def score_windows(
     shown = "".join(f", {number(to_text(reading))} AS reading_{i}" for i, reading in enumerate(readings.values()))
     # one byte a row, because marking a tenth of the rows with a string takes longer than sorting them all
     database.run(f"CREATE TYPE reason AS ENUM ({', '.join(map(text, REASONS))})")
-    for place, (first, last) in enumerate(_together(database)):
-        database.run(f"""
-            {"INSERT INTO ranked" if place else "CREATE TABLE ranked AS"}
-            SELECT doc_id, doc, source, start, num_tokens, char_start, char_end, row{shown},
-                CASE WHEN usable THEN {number(to_text(score))} END AS score,
-                CAST(CASE
-                    WHEN duplicate THEN 'duplicate_id'
-                    WHEN score IS NULL THEN 'non_finite'
-                    WHEN NOT passes THEN 'filtered'
-                    ELSE 'below_cut'
-                END AS reason) AS reason
-            FROM scorable LEFT JOIN scales USING (peers)
-                LEFT JOIN (SELECT row, hash(file, position) AS copy FROM repeated) USING (row)
-            WHERE source_name BETWEEN {text(first)} AND {text(last)}
-            ORDER BY source, score DESC NULLS LAST, {WINDOW_ID}, copy
-        """)
+    score_or_null = f"CASE WHEN usable THEN {number(to_text(score))} END"
+    ranked = f"""
+        SELECT doc_id, doc, shared, source, start, num_tokens, char_start, char_end, row{shown},
+            {score_or_null} AS score,
+            CAST(CASE
+                WHEN duplicate THEN 'duplicate_id'
+                WHEN score IS NULL THEN 'non_finite'
+                WHEN NOT passes THEN 'filtered'
+                ELSE 'below_cut'
+            END AS reason) AS reason
+        FROM scorable LEFT JOIN scales USING (peers)
+            LEFT JOIN (SELECT row, hash(file, position) AS copy FROM repeated) USING (row)
+    """
+    database.run(f"CREATE TABLE ranked AS {ranked} LIMIT 0")
+    for some in _together(database, score_or_null):
+        order = f"ORDER BY source, score DESC NULLS LAST, {WINDOW_ID}, copy"
+        database.put("ranked", f"{ranked} WHERE {some} {order}")
     return remarks
 
 
-def _together(database: Database) -> Iterator[tuple[str, str]]:
-    """First and last of the sources that are sorted together; a sort takes room for one such group only."""
+def _together(database: Database, score: str) -> Iterator[str]:
+    """Conditions on ``scorable``, each for windows that are sorted together, in the order of their results.
+
+    A sort then takes no more room than one such group does.
+    """
     first = last = ""
     total = 0
     for source, rows in database.rows("SELECT source, count(*) FROM loaded GROUP BY source ORDER BY source"):
         if total and total + rows > SORTED_TOGETHER:
-            yield first, last
+            yield from _by_score(database, score, f"source_name BETWEEN {text(first)} AND {text(last)}", total)
             total = 0
         first, last, total = first if total else source, source, total + rows
-    yield first, last
+    yield from _by_score(database, score, f"source_name BETWEEN {text(first)} AND {text(last)}", total)
+
+
+def _by_score(database: Database, score: str, sources: str, rows: int) -> Iterator[str]:
+    """The condition ``sources`` or, for one source of too many rows, several from the best scores to none."""
+    parts = -(-rows // SORTED_TOGETHER)
+    if parts < 2:
+        yield sources
+        return
+    shares = [1 - part / parts for part in range(1, parts)]
+    # where they are cut is left to an estimate; the order that results is the same wherever that is
+    ((cuts,),) = database.rows(f"""
+        SELECT approx_quantile({score}, {shares}) FROM scorable LEFT JOIN scales USING (peers) WHERE {sources}
+    """)
+    above: float | None = None
+    for cut in sorted(set(cuts or ()), reverse=True):
+        yield f"{sources} AND {score} >= {cut!r}::DOUBLE" + (
+            f" AND {score} < {above!r}::DOUBLE" if above is not None else ""
+        )
+        above = cut
+    yield sources if above is None else f"{sources} AND coalesce({score} < {above!r}::DOUBLE, true)"
 
 
 def tabulate_sources(database: Database) -> dict[str, int]:

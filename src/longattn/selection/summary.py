@@ -1,7 +1,9 @@
 """What a selection came to, source by source, so that a report needs no pass over the windows."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ PERCENTS: tuple[int, ...] = (1, 5, 25, 50, 75, 95, 99)
 NUM_BINS = 40
 
 TOGETHER = 2**23
-"""Windows whose documents are counted at a time, about."""
+"""Windows whose documents are counted, or whose values are sorted, at a time: about, or all of one source."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +113,35 @@ def summarise(database: Database, readings: Sequence[str]) -> dict[str, SourceSu
     }
 
 
+def _stretches(database: Database) -> Iterator[tuple[str, int]]:
+    """Conditions on the rows of ``ranked``, each for some sources or all of one, and how many rows each holds."""
+    places = [first for (first,) in database.rows("SELECT first FROM sources ORDER BY source")]
+    ((rows,),) = database.rows("SELECT count(*) FROM ranked")
+    begin = 0
+    for end, after in pairwise([*places[1:], rows, rows]):
+        if end > begin and (after - begin > TOGETHER or end == rows):
+            yield f"ranked.rowid >= {begin} AND ranked.rowid < {end}", end - begin
+            begin = end
+
+
 def _documents(database: Database) -> dict[str, tuple[int, int]]:
     """Documents of each source, and those of which something is kept.
 
     A part of the documents is sorted at a time: to group them all would take memory for each of them.
     """
-    ((rows,),) = database.rows("SELECT count(*) FROM ranked")
     sources = [source for (source,) in database.rows("SELECT source FROM sources ORDER BY source")]
     counts = np.zeros((len(sources), 2), np.int64)
-    parts = rows // TOGETHER + 1
-    for part in range(parts):
-        found = database.arrays(f"""
-            SELECT CAST(enum_code(source) AS INTEGER) AS source, doc, reason = 'kept' AS kept
-            FROM ranked WHERE doc % {parts} = {part}
-        """)
-        source, doc, kept = found["source"], found["doc"], found["kept"]
-        for number in np.unique(source).tolist():
-            mine = source == number
-            counts[number] += len(np.unique(doc[mine])), len(np.unique(doc[mine & kept]))
+    for stretch, rows in _stretches(database):
+        parts = rows // TOGETHER + 1
+        for part in range(parts):
+            found = database.arrays(f"""
+                SELECT CAST(enum_code(source) AS INTEGER) AS source, doc, reason = 'kept' AS kept
+                FROM ranked WHERE {stretch} AND doc % {parts} = {part}
+            """)
+            source, doc, kept = found["source"], found["doc"], found["kept"]
+            for number in np.unique(source).tolist():
+                mine = source == number
+                counts[number] += len(np.unique(doc[mine])), len(np.unique(doc[mine & kept]))
     return {source: (int(all_), int(kept)) for source, (all_, kept) in zip(sources, counts, strict=True)}
 
 
@@ -170,10 +183,14 @@ def _quantiles(
     ]
     found = ({source: {} for source in all_}, {source: {} for source in kept})
     seen = np.zeros((2, len(sources)), np.int64)
-    for chunk in database.stream(f"""
-        SELECT CAST(enum_code(source) AS INTEGER) AS number, {column} AS value, reason = 'kept' AS kept
-        FROM {scored} ORDER BY number, value
-    """):
+    chunks = itertools.chain.from_iterable(
+        database.stream(f"""
+            SELECT CAST(enum_code(source) AS INTEGER) AS number, {column} AS value, reason = 'kept' AS kept
+            FROM {scored} AND {stretch} ORDER BY number, value
+        """)
+        for stretch, _ in _stretches(database)
+    )
+    for chunk in chunks:
         # a negative zero is no other number, and where it stands among zeros is left to chance
         number, value, is_kept = chunk["number"].to_numpy(), chunk["value"].to_numpy() + 0.0, chunk["kept"].to_numpy()
         for place in np.unique(number).tolist():
