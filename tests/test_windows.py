@@ -42,7 +42,7 @@ def test_windows_cover_every_token_of_a_long_enough_document(num_tokens, length)
 def test_cut_records_overlaps_and_spans(num_tokens):
     ids = np.arange(num_tokens, dtype=np.uint32)
     spans = np.arange(num_tokens, dtype=np.int64)
-    document = Document("d", "s", "x" * 3 * num_tokens, "f", 0)
+    document = Document("d", "s", "x" * 3 * num_tokens, "f", 7)
     windows = cut(document, Tokenized(ids, 3 * spans, 3 * spans + 3), 10)
     assert [w.start for w in windows] == window_starts(num_tokens, 10)
     end = 0
@@ -51,6 +51,7 @@ def test_cut_records_overlaps_and_spans(num_tokens):
         assert (window.char_start, window.char_end) == (3 * window.start, 3 * window.start + 30)
         assert window.overlap == max(0, end - window.start)
         assert window.id == f"d@{window.start}"
+        assert (window.source, window.file, window.position, window.doc_tokens) == ("s", "f", 7, num_tokens)
         end = window.start + 10
 
 

@@ -29,8 +29,11 @@ REASONS = ("kept", "below_cut", "overlap", "near_duplicate", "duplicate_id", "fi
 WINDOW_ID = "doc_id || '@' || start"
 """SQL for a window's id."""
 
-SORTED_TOGETHER = 2**22
-"""Windows that are sorted at a time, about: some sources, or some of the best of one that is left."""
+SORTED_TOGETHER = 2**20
+"""Windows that are sorted at a time, about: some sources, or some of the best of one that is left.
+
+About 250 bytes each; DuckDB was seen to run out of memory over sorts as large as its limit instead of spilling them.
+"""
 
 
 def combined_score(weights: Mapping[str, float], scores: Mapping[str, Expression], inputs: Inputs) -> Expression:
