@@ -134,6 +134,44 @@ def test_a_mistake_is_one_line_that_names_it(words, message, tmp_path, monkeypat
     assert len(complaint.splitlines()) == 1
 
 
+def test_a_misspelt_field_is_answered_with_those_that_there_are(arguments, tmp_path, capsys):
+    assert cli.launch(["run", *arguments, "--corpus.text-field", "txet"]) == 0
+    complaint = capsys.readouterr().err
+    assert "books.jsonl, line 1: the field 'txet' is missing; there are: 'id', 'text'" in complaint
+
+
+def test_windows_longer_than_every_document_are_answered_with_what_would_do(arguments, capsys):
+    longer = ["4000" if word == "64" else word for word in arguments]
+    assert cli.launch(["cut", *longer]) == 0
+    assert "choose a shorter --window.length, or join short records" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--keep.share", "2"], "share must be in (0, 1], got 2.0"),
+        (["--scorers", "length"], "keep.weights names 'longattn', which is not measured: add --scorers longattn, or"),
+        (["--scorers", "longatn"], "did you mean 'longattn'?"),
+    ],
+)
+def test_a_rule_that_cannot_be_followed_is_refused_before_anything_is_measured(words, message, arguments, capsys):
+    flags = [word for word in arguments if word not in ("--keep.share", "0.5")]
+    assert cli.launch(["run", *flags, *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path(arguments[2], "tables").exists()
+
+
+def test_a_missing_extra_is_answered_with_its_install_line(arguments, monkeypatch, capsys):
+    from longattn import verbs
+
+    def measure(*_):
+        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+
+    monkeypatch.setattr(verbs, "measure", measure)
+    assert cli.launch(["measure", *arguments]) == 1
+    assert "pip install 'longattn[torch]'" in capsys.readouterr().err
+
+
 def test_a_typo_is_answered_with_what_was_meant(capsys):
     with pytest.raises(SystemExit):
         cli.launch(["run", "x", "--longattn.alhpa", "1"])

@@ -17,7 +17,7 @@ from longattn.locks import holder
 from longattn.tables import RunFolder, durable
 
 EXTRAS = {
-    "torch": ("torch", "transformers"),
+    "torch": ("torch", "transformers", "jaxtyping"),
     "dedup": ("rensa",),
     "fast": ("gigatoken",),
 }

@@ -1,5 +1,6 @@
 """Whole runs as values: every setting of every stage in one record, and functions that return well-known ones."""
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,7 +43,9 @@ class Recipe:
     def scorer(self, name: str) -> Scorer:
         """A scorer with this recipe's settings and window length. Raises ``ValueError`` for an unknown name."""
         if name not in SCORERS:
-            raise ValueError(f"scorer must be one of {', '.join(sorted(SCORERS))}, got {name!r}")
+            close = difflib.get_close_matches(name, SCORERS, 1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"scorer must be one of {', '.join(sorted(SCORERS))}, got {name!r}{meant}")
         return getattr(self.settings, name).for_length(self.window.length)
 
     def chosen_scorers(self) -> tuple[Scorer, ...]:

@@ -97,9 +97,19 @@ def _in_one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name)):
+        return f"this needs the package {error.name}, which is not installed: pip install 'longattn[{extra}]'"
     if not isinstance(error, (LongAttnError, ValueError, OSError)):
         text = f"{type(error).__name__}: {text} (--debug shows where)"
     return printable("; ".join([text or type(error).__name__, *getattr(error, "__notes__", [])]))
+
+
+def _extra_of(module: str | None) -> str | None:
+    """The extra that brings a package, if one does."""
+    from longattn.doctor import EXTRAS
+
+    package = (module or "").partition(".")[0]
+    return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,16 @@ class _Base:
             folder = given.get("--output", "longattn-run")
         if verb == "inspect" and (Path(given.get("--target", "")) / "manifest.json").exists():
             source, recipe = f"{given['--target']}/manifest.json", _recorded_recipe(given["--target"])
-        if folder is not None and verb in ("select", "refine", "export", "report", "compare", "validate", "calibrate"):
+        if folder is not None and verb in (
+            "select",
+            "refine",
+            "export",
+            "attributes",
+            "report",
+            "compare",
+            "validate",
+            "calibrate",
+        ):
             source = f"{folder}/manifest.json"
             recipe = _recorded_recipe(folder)
         if any(a.name.startswith("--window.") for a in arguments):

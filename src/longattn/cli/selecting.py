@@ -1,8 +1,11 @@
 """The verbs of a run, from a corpus to an export."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from longattn.addresses import below
 from longattn.cli.application import (
@@ -158,6 +161,30 @@ def _estimate(recipe: Recipe, output: str, compute: Compute) -> int:
     return 0
 
 
+@app.command(group=SELECT)
+def attributes(
+    folder: Folder,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="Folder of the data set, beside its documents/.")],
+    name: str = "longattn",
+    recipe: Everything = Recipe(),
+) -> int:
+    """Write the scores of all windows as Dolma attributes, a file beside each file of documents, line for line.
+
+        longattn attributes RUN --output data/wiki
+
+    Parameters
+    ----------
+    name
+        What the attributes are called: OUTPUT/attributes/NAME/..., NAME__score and NAME__kept.
+    """
+    from longattn import verbs
+
+    files = verbs.write_attributes(recipe, folder, output, name)
+    say(f"{len(files)} files of attributes -> {output / 'attributes' / name}")
+    return DONE
+
+
 def _say_ledger(ledger: Mapping[str, int], output: str) -> int:
     """Say what became of the input; returns the exit code that it deserves."""
     rejected = {key.removeprefix("rejected."): n for key, n in ledger.items() if key.startswith("rejected.")}
@@ -167,6 +194,8 @@ def _say_ledger(ledger: Mapping[str, int], output: str) -> int:
         f" + {ledger['too_short']} too short for a window + {sum(rejected.values())} rejected"
         + (f" ({reasons}: see {below(output, 'rejects.jsonl')})" if rejected else "")
     )
+    if not ledger["windows"]:
+        _say_why_nothing(ledger, output)
     broken = sum(n for key, n in ledger.items() if key.startswith("non_finite."))
     if broken:
         complain(f"{broken} measurements are not finite numbers; their windows are never selected")
@@ -178,6 +207,20 @@ def _say_ledger(ledger: Mapping[str, int], output: str) -> int:
             f"{failed} windows that could not be measured; `longattn status {output}` says why, --retry tries again"
         )
     return LEFT_OUT if broken or failed or crashed or units else DONE
+
+
+def _say_why_nothing(ledger: Mapping[str, int], output: str) -> None:
+    """What most likely was meant otherwise, where there is not one window."""
+    if ledger["too_short"]:
+        complain(
+            "no document is as long as a window: choose a shorter --window.length, or join short records by a field "
+            "that they share (--corpus.join-by FIELD)"
+        )
+    rejects = Path(output) / "rejects.jsonl"
+    if rejects.is_file() and (first := rejects.read_text(encoding="utf-8").partition("\n")[0]):
+        one = json.loads(first)
+        line = f", line {one['line']}" if one["line"] else ""
+        complain(f"the first record that was rejected is {one['file']}{line}: {one['detail']}")
 
 
 def _say_selection(selection: "Selection", folder: str) -> None:

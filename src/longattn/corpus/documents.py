@@ -10,6 +10,7 @@ from longattn.records import Document, Reject, Slice, Turn
 from longattn.settings import Corpus
 
 _MAX_NAME = 1000
+MOST_NAMES = 12
 _MISSING = object()
 _BLANK_LINE = "\n\n"
 
@@ -111,10 +112,8 @@ class Interpreter:
         if corpus.source_field and self.kind.format != "text":
             name = _name(look_up(values, corpus.source_field), corpus.source_field, "bad_source") or corpus.source
             if name is None:
-                raise _Refused(
-                    "bad_source",
-                    f"the record has no {corpus.source_field!r}; set source to give such records one",
-                )
+                detail = f"the record has no {corpus.source_field!r}{_there_are(values)}"
+                raise _Refused("bad_source", f"{detail}; set source to give such records one")
             return name
         folder, _, name = relative_name(self.part).rpartition("/")
         if corpus.source_from == "folder" and folder:
@@ -183,14 +182,14 @@ def _content(values: Mapping[str, Any], corpus: Corpus) -> tuple[str, tuple[Turn
     elif corpus.messages_field is not None:
         messages = _messages(look_up(values, corpus.messages_field), corpus.messages_field)
     else:
-        return _text(look_up(values, corpus.text_field), corpus), ()
+        return _text(look_up(values, corpus.text_field), corpus, values), ()
     turns, start = [], 0
     for role, content in messages:
         turns.append(Turn(role, start, start + len(content)))
         start += len(content) + len(corpus.join_separator)
     if corpus.instruction_last:
         turns = _instruction_apart(turns, messages)
-    return _text(corpus.join_separator.join(content for _, content in messages), corpus), tuple(turns)
+    return _text(corpus.join_separator.join(content for _, content in messages), corpus, values), tuple(turns)
 
 
 def _instruction_apart(turns: Sequence[Turn], messages: Sequence[tuple[str, str]]) -> list[Turn]:
@@ -202,6 +201,17 @@ def _instruction_apart(turns: Sequence[Turn], messages: Sequence[tuple[str, str]
     role, start, stop = turns[first].role, turns[first].start, turns[first].stop
     parts = [Turn(role, start, start + len(above)), Turn(role, start + len(above) + len(blank), stop)]
     return [*turns[:first], *parts, *turns[first + 1 :]]
+
+
+def _there_are(values: Mapping[str, Any]) -> str:
+    """The names of a record's fields, those inside of objects too, for whom has misspelt one."""
+    names = [
+        inner
+        for name, value in values.items()
+        for inner in ([f"{name}.{key}" for key in value] if isinstance(value, Mapping) and value else [name])
+    ]
+    shown = ", ".join(sample(name) for name in names[:MOST_NAMES])
+    return f"; there are: {shown}{', ...' if len(names) > MOST_NAMES else ''}" if names else ""
 
 
 def _message(value: Any, field: str) -> str:
@@ -224,9 +234,9 @@ def _messages(value: Any, field: str) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in value]
 
 
-def _text(value: Any, corpus: Corpus) -> str:
+def _text(value: Any, corpus: Corpus, values: Mapping[str, Any]) -> str:
     if value is _MISSING or value is None:
-        state = "missing" if value is _MISSING else "null"
+        state = f"missing{_there_are(values)}" if value is _MISSING else "null"
         raise _Refused("missing_text", f"the field {corpus.text_field!r} is {state}")
     if isinstance(value, bytes):
         try:

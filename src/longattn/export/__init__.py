@@ -1,5 +1,6 @@
 """Write the selected windows as what trainers read, with a dataset card, and push them to the hub."""
 
+from longattn.export.attributes import write_attributes
 from longattn.export.exporting import export, has_tokens
 from longattn.export.hub import push
 from longattn.export.rereading import read_texts, read_tokenized
@@ -15,4 +16,5 @@ __all__ = [
     "push",
     "read_texts",
     "read_tokenized",
+    "write_attributes",
 ]

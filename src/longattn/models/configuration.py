@@ -119,8 +119,9 @@ def _check_positions(config: PreTrainedConfig, model: settings.Model, windows: _
         raise ModelError(f"{windows.described}, more than the {limit} positions that it has embeddings for")
     if model.rope_theta is None and not model.allow_extrapolation:
         raise ModelError(
-            f"it was made for {limit} positions, {windows.described}; set rope_theta (the released "
-            "LongAttn code uses 2500000) or allow_extrapolation"
+            f"it was made for {limit} positions, {windows.described}; choose a shorter window, "
+            "or set rope_theta (--model.rope-theta; the released LongAttn code uses 2500000) or allow_extrapolation "
+            "(--model.allow-extrapolation)"
         )
 
 

@@ -20,7 +20,7 @@ from longattn.selection.summary import Distribution, Quantity, Selection, Source
 from longattn.settings import Selecting
 from longattn.tables import Table, write_chunks
 
-__all__ = ["Distribution", "Formula", "Quantity", "Selection", "SourceSummary", "select"]
+__all__ = ["Distribution", "Formula", "Quantity", "Selection", "SourceSummary", "check_rule", "select"]
 
 SELECTION_SCHEMA = pa.schema(
     [

@@ -6,7 +6,7 @@ from longattn.verbs.looking import TextScore, inspect_text, inspect_windows, sco
 from longattn.verbs.preparing import prepare
 from longattn.verbs.running import RunResult, cut, estimate, measure, plan, run
 from longattn.verbs.watching import Status, status, verify
-from longattn.verbs.writing import diff, export_selection, write_report
+from longattn.verbs.writing import diff, export_selection, write_attributes, write_report
 
 __all__ = [
     "RunResult",
@@ -30,5 +30,6 @@ __all__ = [
     "select",
     "status",
     "verify",
+    "write_attributes",
     "write_report",
 ]

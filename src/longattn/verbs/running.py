@@ -177,9 +177,22 @@ def run(
     compute: settings.Compute | None = None,
     progress: engines.Progress | None = None,
 ) -> RunResult:
-    """All of it: plan, cut, measure, select, export, report. Raises ``ValueError`` for a shard, a part of the units."""
+    """All of it: plan, cut, measure, select, export, report.
+
+    Raises ``ValueError``, before anything is measured, for a shard, which is a part of the units, and for a rule that
+    could not be followed afterwards.
+    """
+    from longattn.selection import check_rule
+
     if compute is not None and compute.shard is not None:
         raise ValueError("a run selects, for which all shards must be there: measure each shard, then select")
+    check_rule(recipe.keep)
+    recipe.chosen_scorers()
+    for name in recipe.keep.weights:
+        if name not in recipe.scorers and not name.startswith("column:"):
+            others = [scorer for scorer in recipe.scorers if scorer != "minhash"]
+            instead = f", or choose by another one (--keep.weights.{others[0]} 1)" if others else ""
+            raise ValueError(f"keep.weights names {name!r}, which is not measured: add --scorers {name}{instead}")
     ledger = measure(recipe, output, compute, progress)
     if recipe.refine.confidence is None:
         selection = select(recipe, output)

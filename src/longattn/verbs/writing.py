@@ -61,6 +61,21 @@ def export_selection(recipe: Recipe, output: str | Path) -> "ExportSummary":
     return summary
 
 
+def write_attributes(recipe: Recipe, output: str | Path, folder: Path, name: str = "longattn") -> list[Path]:
+    """Write the scores of all windows as Dolma attributes ``name`` into ``folder``, and return the files.
+
+    ``folder`` is that of the data set, whose documents are in ``folder/documents``. Raises ``ValueError`` for inputs
+    that are no Dolma documents.
+    """
+    from longattn.export import write_attributes
+
+    run = RunFolder.at(output)
+    tables = run.manifest().get("tables", {})
+    documents, windows = (run_table(run, tables, table) for table in ("documents", "windows"))
+    chosen = run.listed("selection.parquet", "select again")
+    return write_attributes(run.plan(), documents, windows, chosen, recipe.corpus, name, folder)
+
+
 def _null(recipe: Recipe) -> dict[str, float]:
     """What the readings of the chosen scorers are under uniform attention."""
     names = [name for name in recipe.keep.weights if not name.startswith("column:")]
