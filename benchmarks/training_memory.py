@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import publish
+
 WAYS = ("whole", "layers", "chunks")
 
 
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=8192, help="tokens of the window")
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a chunk")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
     parser.add_argument("--step", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
@@ -38,14 +41,13 @@ def main() -> None:
             command += ["--chunk", str(options.chunk), *(["--model", options.model] if options.model else [])]
             found[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     first = found[options.ways[0]]
-    print(f"{'way':8} {'MiB':>8} {'of ' + options.ways[0]:>10} {'CPU s':>8} {'loss':>10} {'error of gradients':>20}")
+    rows = []
     for way, facts in found.items():
         assert facts["error"] < 1e-5, f"{way}: gradients differ by {facts['error']}"
         share = facts["bytes"] / first["bytes"]
-        print(
-            f"{way:8} {facts['bytes'] / 2**20:8.0f} {share:10.3f} {facts['seconds']:8.1f} {facts['loss']:10.5f} "
-            f"{facts['error']:20.1e}"
-        )
+        rows.append({"way": way, "MiB": round(facts["bytes"] / 2**20), "share": share, "CPU_s": facts["seconds"]})
+        rows[-1] |= {"loss": facts["loss"], "error_of_gradients": facts["error"]}
+    publish(rows, options.json, model=options.model or "random", length=options.length, chunk=options.chunk)
 
 
 def step(way: str, length: int, chunk: int, name: str | None, folder: Path) -> dict[str, float]:
