@@ -1,10 +1,10 @@
 """The command line: one verb per stage, made from typed functions; everything heavy is imported when it is used."""
 
-from longattn.cli import evaluating, judging, looking, reproducing, selecting, starting, training, watching
+from longattn.cli import evaluating, judging, looking, mixing, reproducing, selecting, starting, training, watching
 from longattn.cli.application import app
 from longattn.cli.launching import launch, main
 
-VERBS = (starting, selecting, looking, judging, watching, training, evaluating, reproducing)
+VERBS = (starting, selecting, looking, judging, watching, mixing, training, evaluating, reproducing)
 """Modules of verbs; each registers its own with the application when it is imported."""
 
 __all__ = ["VERBS", "app", "launch", "main"]

@@ -1,4 +1,4 @@
-"""The verbs from selected windows to a trained model: checkpoint, mixture, training."""
+"""The verbs from selected windows to a trained model: the checkpoint for longer windows, and the training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from longattn.cli.application import DONE, TRAIN, app
-from longattn.cli.saying import complain, say, say_json, say_table, steps
-from longattn.settings import Adjusting, Mixture, Model
+from longattn.cli.saying import complain, say, say_json, steps
+from longattn.settings import Adjusting, Model
 from longattn.train.settings import Training
 
 if TYPE_CHECKING:
-    from longattn.mixing import MixSummary
     from longattn.train.abf import Adjusted
 
 
@@ -67,73 +66,6 @@ def _say_adjusted(found: "Adjusted", rule: Adjusting) -> None:
         say(f"queries           times max(1, ln i / ln {found.entropy['window']:,}), but in the first 2 layers")
     for reader, base in found.readers.items():
         say(f"read by           {reader}: {base:,.0f}")
-
-
-@app.command(group=TRAIN)
-def mix(
-    *,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))] = Path("longattn-mix"),
-    mixture: Annotated[Mixture, Parameter(name="*")] = Mixture(),
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> int:
-    """Make a training set of selected windows and short documents in declared shares, shuffled, in a trainer's format.
-
-        longattn mix --windows books=RUN --windows code=RUN --documents wiki=wiki/*.jsonl.zst --shares.books 45
-        --shares.code 45 --shares.wiki 10 --tokens 5000000000 --output MIX
-
-    The same as a file, for --config:
-
-        windows = ["books=RUN", "code=RUN"]
-        documents = ["wiki=wiki/*.jsonl.zst"]
-        shares = {books = 45, code = 45, wiki = 10}
-        tokens = 5_000_000_000
-
-    Parameters
-    ----------
-    output
-        A new folder for the mixture; one that was made here is replaced.
-    as_json
-        Print one JSON object, that of export.json in the folder.
-    """
-    from longattn.mixing import mix
-
-    done = 0
-    with steps("mixing", 1000) as advance:
-
-        def progress(sequences: int, total: int) -> None:
-            nonlocal done
-            if (thousandths := 1000 * sequences // total) > done:
-                advance(thousandths - done)
-                done = thousandths
-
-        found = mix(mixture, output, progress)
-    if as_json:
-        say_json(found)
-    else:
-        _say_mixture(found)
-        say(f"mixture           {output}")
-    return DONE
-
-
-def _say_mixture(found: "MixSummary") -> None:
-    rows = [
-        [
-            name,
-            part.kind,
-            f"{part.share_asked:.2%}",
-            f"{part.share:.2%}",
-            f"{part.sequences:,}",
-            f"{part.tokens:,}",
-            f"{part.passes:.2f}",
-            f"{part.used:,}",
-            f"{part.left_over:,}",
-            f"{sum(part.rejected.values()):,}",
-        ]
-        for name, part in found.portions.items()
-    ]
-    columns = ["source", "of", "asked", "share", "sequences", "tokens", "passes", "used", "left over", "rejected"]
-    title = f"{found.num_windows:,} sequences of {found.length:,} tokens, {found.num_tokens:,} in all"
-    say_table(title, columns, rows)
 
 
 @app.command(group=TRAIN)

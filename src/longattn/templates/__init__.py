@@ -1,4 +1,4 @@
-"""Job files for schedulers, filled in with the command of a run."""
+"""Job files for schedulers, filled in with the command of a run; configurations of training stacks are beside them."""
 
 import json
 import shlex
@@ -10,6 +10,7 @@ from typing import Literal
 from longattn.recipes import Recipe, as_flags
 
 Scheduler = Literal["slurm", "kubernetes", "ray"]
+Stack = Literal["hf", "megatron-bridge", "torchtitan", "axolotl", "llamafactory"]
 
 
 def render(

@@ -1,0 +1,185 @@
+"""Configurations for training stacks, filled in with the facts of an export or a mixture."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from longattn.errors import ModelError, RunError
+from longattn.export.summary import FILE_NAME
+from longattn.templates import Stack
+from longattn.train.rope import bases, read_rope
+from longattn.train.settings import Training
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a stack reads."""
+
+    formats: tuple[str, ...]
+    labels: bool = False
+    """Whether rows must have ``labels`` and ``attention_mask``."""
+    extra_token: bool = False
+    """Whether items are one token longer than what is trained on."""
+    checked: str = ""
+    """The release whose names of settings were compared."""
+
+    @property
+    def flags(self) -> str:
+        """What asks ``longattn export`` or ``longattn mix`` for it."""
+        flags = [f"--write.format {self.formats[0]}"]
+        flags += ["--write.content tokens"] if self.formats[0] == "hf" else []
+        flags += ["--write.labels"] if self.labels else []
+        flags += ["--write.extra-token"] if self.extra_token else []
+        return " ".join(flags)
+
+
+STACKS: dict[str, Needs] = {
+    "hf": Needs(("hf",), checked="transformers 5.23.0, accelerate 1.15.0"),
+    "megatron-bridge": Needs(("megatron",), checked="Megatron-Bridge 0.3.1"),
+    "torchtitan": Needs(("hf",), extra_token=True, checked="torchtitan 0.3.0"),
+    "axolotl": Needs(("hf",), labels=True, checked="axolotl 0.19.0"),
+    "llamafactory": Needs(("hf",), labels=True, checked="LLaMA-Factory 0.9.5"),
+}
+"""Stacks by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What an export or a mixture says of itself."""
+
+    folder: Path
+    format: str
+    length: int
+    """Tokens of each window, without an extra one."""
+    windows: int
+    tokens: Mapping[str, int]
+    """By source."""
+    stems: Mapping[str, str]
+    labels: bool
+    extra_token: bool
+    packed: bool
+    """Whether a sequence may hold several documents."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each source's part of the tokens."""
+        total = max(1, sum(self.tokens.values()))
+        return {name: tokens / total for name, tokens in self.tokens.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainee:
+    """What is known of the model that is to be trained."""
+
+    name: str
+    base: float | None
+    """The base of its rotary embedding; None for a model that is not on this machine."""
+    layer: str
+    """The class of its decoder layers in ``transformers``."""
+    warnings: tuple[str, ...]
+
+
+def render(stack: Stack, folder: Path, model: str, rule: Training, *, gpus: int = 8) -> str:
+    """The configuration of a stack that continues ``model``'s training on an export or a mixture.
+
+    Raises :class:`RunError` for a folder that is neither or that this stack does not read, with the flags that make one
+    that it does; ``ValueError`` for GPUs over which a step cannot be split.
+    """
+    # an import that --help can do without
+    import jinja2
+
+    needs, data = STACKS[stack], read_data(folder)
+    _check(stack, needs, data)
+    batch = max(1, round(rule.batch_tokens / data.length))
+    if gpus < 1 or batch % gpus:
+        raise ValueError(
+            f"gpus must divide the {batch} windows of a step, got {gpus}; --train.batch-tokens "
+            f"{max(1, round(batch / max(1, gpus))) * max(1, gpus) * data.length} would be split"
+        )
+    tokens = rule.tokens or data.windows * data.length
+    steps = max(1, tokens // (batch * data.length))
+    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
+    environment.filters |= {"literal": json.dumps, "thousands": "{:,}".format}
+    source = (files("longattn.templates") / f"{stack}.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        data=data,
+        model=read_trainee(model, data.length),
+        rule=rule,
+        gpus=gpus,
+        batch=batch,
+        accumulation=batch // gpus,
+        steps=steps,
+        warmup=math.ceil(rule.warmup * steps),
+        passes=tokens / max(1, data.windows * data.length),
+        checked=needs.checked,
+    )
+
+
+def read_data(folder: Path) -> Data:
+    """What ``export.json`` of a folder, or of the export of a run, says. Raises :class:`RunError`."""
+    folder = folder / "export" if (folder / "export" / FILE_NAME).exists() else folder
+    try:
+        summary: dict[str, Any] = json.loads((folder / FILE_NAME).read_bytes())
+    except FileNotFoundError as error:
+        raise RunError(f"{folder} is neither an export nor a mixture: it has no {FILE_NAME}") from error
+    length, rest = divmod(summary["num_tokens"], max(1, summary["num_windows"]))
+    if rest or not length:
+        raise RunError(f"{folder} has no windows, or windows of different lengths, which these stacks do not take")
+    return Data(
+        folder=folder.resolve(),
+        format=summary["format"],
+        length=length,
+        windows=summary["num_windows"],
+        tokens=summary["tokens"],
+        stems=summary["stems"],
+        labels="labels" in _features(folder),
+        extra_token=summary["extra_token"],
+        packed=any(part["kind"] == "documents" for part in summary.get("portions", {}).values()),
+    )
+
+
+def read_trainee(model: str, length: int) -> Trainee:
+    """What a model's config.json says of its rotary embedding, if it is a folder on this machine."""
+    path = Path(model) / "config.json"
+    if not path.exists():
+        return Trainee(name=model, base=None, layer="LlamaDecoderLayer", warnings=())
+    config = json.loads(path.read_bytes())
+    warnings = []
+    try:
+        rope = read_rope(config)
+    except ModelError as error:
+        return Trainee(name=model, base=None, layer=_layer(config), warnings=(str(error),))
+    if rope.limit < length:
+        warnings.append(f"it has {rope.limit:,} positions: longattn abf {model} --length {length} --output FOLDER")
+    if len(set(bases(config).values())) > 1:
+        warnings.append("transformers 4 and 5 take different bases from its config.json: longattn abf writes both")
+    return Trainee(name=str(Path(model).resolve()), base=rope.base, layer=_layer(config), warnings=tuple(warnings))
+
+
+def _layer(config: Mapping[str, Any]) -> str:
+    """The class of a model's decoder layers, by its architecture."""
+    architecture = (config.get("architectures") or ["LlamaForCausalLM"])[0]
+    return architecture.removesuffix("ForCausalLM") + "DecoderLayer"
+
+
+def _features(folder: Path) -> Mapping[str, Any]:
+    """Columns of an export of the format ``hf``."""
+    path = folder / "data" / "dataset_info.json"
+    return json.loads(path.read_bytes())["features"] if path.exists() else {}
+
+
+def _check(stack: str, needs: Needs, data: Data) -> None:
+    """Raise :class:`RunError` for an export that a stack does not read."""
+    missing = []
+    if data.format not in needs.formats:
+        missing.append(f"the format {' or '.join(needs.formats)}, and this one is {data.format}")
+    elif needs.labels and not data.labels:
+        missing.append("labels")
+    if needs.extra_token != data.extra_token:
+        missing.append("windows of one token more" if needs.extra_token else "windows without an extra token")
+    if missing:
+        raise RunError(f"{stack} needs {', and '.join(missing)}: export or mix it with {needs.flags}")
