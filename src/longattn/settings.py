@@ -342,8 +342,8 @@ class Adjusting:
     """What becomes of a rotary embedding that is scaled already (Llama 3.1's, YaRN, linear): ``drop`` goes back to the
     plain one, which the base was first trained with; ``keep`` scales the new base the same way."""
     entropy: bool = False
-    """Also scale queries by max(1, ln i / ln c) from the third layer on (entropy-aware ABF). ``transformers`` does
-    not do so by itself: ``longattn.train.rotary.scale_queries`` makes it."""
+    """Also scale queries by max(1, ln i / ln c) from the third layer on (entropy-aware ABF). Every verb of
+    ``longattn`` that loads the model does so; ``transformers`` by itself does not."""
     weights: Literal["copy", "link"] = "copy"
     """``copy`` the files, or ``link`` to them: a trainer that saves into the folder then writes into the old one."""
 

@@ -23,6 +23,8 @@ from longattn.models.weights import LocalWeights, Weights, local_header
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ENTROPY = "longattn_entropy_abf"
+"""Key of config.json under which the scaling of queries is kept; ``transformers`` knows of no such thing."""
 # which kernel computes what: a name of transformers' own, or of a repository whose code it would run
 _IMPLEMENTATIONS = ("_implementation", "_implementation_internal", "_implementation_autoset")
 _CARD_CHARS = 65_536

@@ -34,6 +34,7 @@ from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visi
 from longattn.models.checkpoint import Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.first_layer import FAMILIES
+from longattn.models.query_scale import scale_queries
 from longattn.models.weights import LocalWeights
 
 HEAD_ROWS = {"cpu": 96}
@@ -254,6 +255,7 @@ def _load_module(
     # transformers fills in random numbers
     if absent := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
         raise ModelError(f"{checkpoint.name}: lacking, or of another shape: {', '.join(absent[:5])}")
+    scale_queries(module)
     return module
 
 

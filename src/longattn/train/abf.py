@@ -19,11 +19,11 @@ from longattn.addresses import is_uri
 from longattn.errors import ModelError
 from longattn.export.staging import replacing
 from longattn.locks import locked
-from longattn.models.checkpoint import Checkpoint, resolve
+from longattn.models.checkpoint import ENTROPY, Checkpoint, resolve
 from longattn.models.weights import LocalWeights
 from longattn.settings import Adjusting, Model
 from longattn.tables import durable, make_folder, sync_folder, write_json
-from longattn.train.rope import ENTROPY, KEPT, Rope, bases, inverse_frequencies, read_rope, suggest_base, with_base
+from longattn.train.rope import KEPT, Rope, bases, inverse_frequencies, read_rope, suggest_base, with_base
 
 FILE_NAME = "abf.json"
 """Where a folder made here says what was changed."""

@@ -18,6 +18,7 @@ from longattn.export.staging import replacing
 from longattn.models.cache import file_digest
 from longattn.models.checkpoint import Checkpoint, check_unchanged
 from longattn.models.configuration import max_positions
+from longattn.models.query_scale import scale_queries
 from longattn.models.transformer import quiet
 from longattn.models.weights import LocalWeights
 from longattn.tables import write_json, write_text
@@ -83,6 +84,7 @@ def load_trainable(checkpoint: Checkpoint, config: PreTrainedConfig, training: T
     if absent := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
         raise ModelError(f"{checkpoint.name}: lacking, or of another shape: {', '.join(absent[:5])}")
     check_unchanged(checkpoint)
+    scale_queries(module)
     return module
 
 

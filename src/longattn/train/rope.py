@@ -22,9 +22,6 @@ DEFAULT_BASE_OF = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3"})
 KEPT = ("linear", "llama3", "yarn")
 """Kinds of scaled embedding that stay what they are with another base and more positions."""
 
-ENTROPY = "longattn_entropy_abf"
-"""Key of config.json under which the scaling of queries is kept; ``transformers`` knows of no such thing."""
-
 Scaling = Literal["refuse", "drop", "keep"]
 
 

@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from longattn.errors import ModelError
+from longattn.models.checkpoint import ENTROPY
+from longattn.models.query_scale import scale_queries
 from longattn.settings import Adjusting
 from longattn.testing import tiny_checkpoint
 from longattn.train.abf import adjust
-from longattn.train.rope import ENTROPY, entropy_scale
-from longattn.train.rotary import scale_queries
+from longattn.train.rope import entropy_scale
 
 RULE = Adjusting(length=256, entropy=True)
 
@@ -106,3 +107,24 @@ def test_fused_projections_are_refused():
     config.update({ENTROPY: {"window": 16, "unscaled_layers": 0}})
     with pytest.raises(ModelError, match="has no q_proj"):
         scale_queries(Phi3ForCausalLM(config))
+
+
+def test_what_is_loaded_for_evaluation_and_training_is_scaled(folder):
+    from longattn.models import resolve
+    from longattn.models.transformer import load_generating
+    from longattn.settings import Model
+    from longattn.train.models import load_trainable, trainable_config
+
+    checkpoint = resolve(Model(name=str(folder)))
+    config = trainable_config(checkpoint, Model(name=str(folder)), 0.0)
+    tokens = torch.arange(64)[None]
+    by_hand = AutoModelForCausalLM.from_pretrained(folder)
+    scale_queries(by_hand)
+    with torch.no_grad():
+        wanted = by_hand(tokens).logits
+        assert torch.allclose(load_trainable(checkpoint, config).eval()(tokens).logits, wanted, atol=1e-5)
+        generating = load_generating(checkpoint, config, device=torch.device("cpu"), dtype=torch.float32)
+    with torch.inference_mode():
+        assert torch.allclose(generating(tokens).logits, wanted, atol=1e-4)
+        plain = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
+    assert not torch.allclose(plain, wanted, atol=1e-2), "the scaling would not show"
