@@ -10,8 +10,6 @@ from longattn.evals.tasks import Materials
 from longattn.evals.wording import OURS
 from longattn.evals.words import load_words
 
-pytest.importorskip("wonderwords", reason="made-up tasks need wonderwords: pip install -e '.[eval]'")
-
 
 def count_pieces(text: str) -> int:
     """About what a subword tokenizer would count: pieces of up to four letters, and signs."""

@@ -23,6 +23,8 @@ from longattn.evals.metrics import cleaned, score, wilson
         ("Boulder", ["Denver", "Denver, Colorado"], "part", 0.0),
         ("a b", ["a", "b"], "every", 1.0),
         ("a", ["a", "b"], "every", 0.0),
+        ("17 years", ["7"], "every", 0.0),
+        ("Ulm [3].", ["ulm", "[3]"], "every", 1.0),
     ],
 )
 def test_scores(answer, references, metric, expected):

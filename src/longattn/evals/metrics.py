@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Metric = Literal["all", "part", "every"]
-"""``all``: the share of the references that the answer contains; ``part``: 1 if it contains any; ``every``: 1 if it
-contains each of them. ``all`` and ``part`` are RULER's."""
+"""``all``: the share of the references that the answer contains; ``part``: 1 if it contains any; both are RULER's, for
+which a part of a word or number is enough. ``every``: 1 if each reference stands in the answer by itself."""
 
 Z = 1.959963984540054
 """Of the normal distribution, between -Z and Z: 95 %."""
@@ -41,14 +41,11 @@ def score(answer: str, references: Sequence[str], metric: Metric) -> float:
     >>> score("it is 17 and 4", ["17", "4", "21"], "all")
     0.6666666666666666
     """
+    if metric == "every":
+        whole = (rf"(?<!\w){re.escape(reference.lower())}(?!\w)" for reference in references)
+        return float(all(re.search(pattern, answer.lower()) for pattern in whole))
     found = [reference.lower() in answer.lower() for reference in references]
-    match metric:
-        case "all":
-            return sum(found) / len(found)
-        case "part":
-            return float(any(found))
-        case "every":
-            return float(all(found))
+    return float(any(found)) if metric == "part" else sum(found) / len(found)
 
 
 def wilson(scores: Sequence[float]) -> Proportion:

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 
+from longattn.evals.biographies import BIOGRAPHIES
+from longattn.evals.notices import COLLECTIONS
 from longattn.evals.ruler import NIAH, RULER
 from longattn.evals.tasks import Task
+from longattn.evals.threads import THREADS
 
-TASKS: dict[str, Task] = {**RULER}
+TASKS: dict[str, Task] = {**RULER, **THREADS, **BIOGRAPHIES, **COLLECTIONS}
 """Tasks by name, in the order in which results show them."""
 
-GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(RULER), "niah": NIAH}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "ruler": tuple(RULER),
+    "niah": NIAH,
+    "threads": tuple(THREADS),
+    "biographies": tuple(BIOGRAPHIES),
+    "collections": tuple(COLLECTIONS),
+}
 """Names for several tasks. The mean of a group is given only where all of it ran."""
 
 

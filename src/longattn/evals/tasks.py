@@ -7,6 +7,7 @@ there the search goes on, tasks that have smaller forms of themselves take these
 error.
 """
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,8 @@ SHORTEST = 128
 """The least length that prompts are made for."""
 SHORT = 4096
 """RULER's least length. It makes shorter prompts with smaller steps where haystacks are lines; here all tasks do."""
+STEP = 10
+"""Parts that the search begins with for a task that is not RULER's."""
 TRIES = 20
 """Draws of a prompt with the least haystack before it counts as too long: names and numbers vary in length."""
 
@@ -128,6 +131,56 @@ class Task(ABC):
         return min(self.max_new_tokens, max(length // 8, need + need // 4 + 2))
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilledTask(Task):
+    """A task whose context is a number of parts of one kind (pairs, people, notices), drawn for each sample anew."""
+
+    max_new_tokens: int = 512
+
+    @property
+    @abstractmethod
+    def least(self) -> int:
+        """Parts that the question cannot do without."""
+
+    @abstractmethod
+    def draft(self, rng: random.Random, parts: int) -> Draft:
+        """A prompt of so many parts."""
+
+    def samples(self, materials: Materials, length: int, count: int, seed: int) -> tuple[list[Sample], int, int]:
+        """See :meth:`Task.samples`."""
+
+        def drawer(index: int) -> Callable[[int], Draft]:
+            return lambda parts: self.draft(random.Random(f"{self.name} {seed} {index}"), parts)
+
+        def size(parts: int) -> int:
+            draft = drawer(0)(parts)
+            return materials.count_tokens(draft.prompt + draft.answer_prefix)
+
+        reserved = self.reserve(length, materials, drawer(0)(self.least).answers)
+        free = length - reserved
+        step = max(STEP, self.least)
+        parts = largest(size, free, step=step, estimate=int(length / size(step) * step * 3), least=self.least)
+        samples = []
+        for index in range(count):
+            draft, tokens, _ = fitted(drawer(index), materials, parts, free, step=1, least=self.least)
+            samples.append(
+                Sample(
+                    index=index,
+                    prompt=draft.prompt,
+                    answer_prefix=draft.answer_prefix,
+                    answers=draft.answers,
+                    length=tokens + reserved,
+                    facts=draft.facts,
+                )
+            )
+        return samples, reserved, 0
+
+    def reserve(self, length: int, materials: Materials, answers: Sequence[str]) -> int:
+        """What answers need, and a few words around them."""
+        need = materials.count_tokens(", ".join(answers))
+        return min(self.max_new_tokens, need + need // 4 + 16)
+
+
 def generate(task: Task, materials: Materials, length: int, count: int, seed: int = 42) -> Generated:
     """``count`` samples of a task, or as many as there are questions; the same for the same arguments.
 
@@ -146,7 +199,7 @@ def generate(task: Task, materials: Materials, length: int, count: int, seed: in
             too_long = error
             continue
         reduced = {key: value for key, value in asdict(form).items() if value != asdict(task)[key]}
-        if reserved < task.max_new_tokens:
+        if reserved < task.max_new_tokens and not isinstance(task, FilledTask):
             reduced["max_new_tokens"] = reserved
         return Generated(form, length, tuple(samples), reserved, reduced, skipped)
     raise DoesNotFitError(f"{task.name} does not fit into {length} tokens with this tokenizer: {too_long}")
