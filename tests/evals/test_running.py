@@ -15,7 +15,7 @@ from longattn.evals.registry import GROUPS
 from longattn.evals.running import _mean, collect, evaluate
 from longattn.evals.settings import Answering, Evaluating
 from longattn.settings import Model
-from longattn.tables import read_sealed
+from longattn.tables import read_sealed, write_sealed
 
 RULE = Evaluating(tasks=("niah_single_1", "fwe"), lengths=(1200,), samples=3)
 
@@ -88,6 +88,12 @@ def test_a_damaged_result_is_made_again_and_other_settings_are_other_files(says,
     assert "is damaged" in caplog.text
     more = evaluate(tmp_path, model, Evaluating(tasks=("niah_single_1",), lengths=(1200,), samples=3, seed=7))
     assert len(more.results) == 3
+
+
+def test_other_results_in_the_folder_are_left_alone(says, model, tmp_path):
+    write_sealed(tmp_path / "held-out-0123456789abcdef.json", {"late_loss": 1.0})
+    write_sealed(tmp_path / "suite-mmlu-0123456789abcdef.json", {"suite": "mmlu", "samples": {}})
+    assert len(evaluate(tmp_path, model, RULE).results) == 2
 
 
 def test_means_are_given_only_of_groups_that_all_ran(says, model, tmp_path):

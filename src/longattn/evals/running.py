@@ -231,10 +231,9 @@ def collect(output: Path, left_out: Sequence[LeftOut] = ()) -> Evaluation:
     """All whole results of a folder without their samples, by length and task, and the means that they allow."""
     found = []
     for path in sorted(output.glob("*-*-*.json")):
-        if _is_whole(path):
-            found.append(
-                {key: value for key, value in read_sealed(path).items() if key != "samples"} | {"file": path.name}
-            )
+        # measures of held-out text and suites may be in the same folder
+        if _is_whole(path) and "task" in (result := read_sealed(path)):
+            found.append({key: value for key, value in result.items() if key != "samples"} | {"file": path.name})
     order = list(TASKS)
     found.sort(key=lambda one: (_model_key(one), one["length"], order.index(one["task"]), one["file"]))
     return Evaluation(tuple(found), tuple(_means(found)), tuple(left_out))
