@@ -33,10 +33,11 @@ class Arm:
     settings: Mapping[str, Mapping[str, Any]]
     """By scorer, settings that differ from the recipe's."""
 
-    def of(self, recipe: Recipe, kinds: Path) -> Recipe:
-        """The recipe that keeps by this rule."""
+    def of(self, recipe: Recipe, tables: tuple[str, ...]) -> Recipe:
+        """The recipe that keeps by this rule; ``tables`` have the columns that it may weight."""
         scorers = {name: replace(getattr(recipe.settings, name), **facts) for name, facts in self.settings.items()}
-        tables = (str(kinds),) if any(name.startswith("column:") for name in self.weights) else ()
+        if not any(name.startswith("column:") for name in self.weights):
+            tables = ()
         return replace(
             recipe,
             settings=replace(recipe.settings, **scorers),
@@ -54,17 +55,24 @@ def keep_count(recipe: Recipe, count: int) -> Recipe:
     return replace(recipe, keep=Selecting(share=None, count=count, max_overlap=1.0), write=Exporting(content="tokens"))
 
 
-def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
+def keep_share(recipe: Recipe, share: float) -> Recipe:
+    """As :func:`keep_count`, with a share of each source's windows."""
+    return replace(recipe, keep=Selecting(share=share, max_overlap=1.0), write=Exporting(content="tokens"))
+
+
+def measure(recipe: Recipe, run: Path, device: str = "cpu") -> dict[str, Any]:
     """Measure the pool; returns the ledger. Goes on where a stopped attempt was."""
-    return dict(verbs.measure(recipe, run, HERE))
+    return dict(verbs.measure(recipe, run, replace(HERE, devices=(device,))))
 
 
-def pick(recipe: Recipe, run: Path, rule: Arm, kinds: Path, picked: Path) -> dict[str, Any]:
+def pick(recipe: Recipe, run: Path, rule: Arm, tables: tuple[str, ...], picked: Path) -> dict[str, Any]:
     """Select by one rule, export, and write the kept windows' ids, kinds and tokens as the Parquet file ``picked``.
 
-    Returns how many of each kind were kept, and how well the score ranks dependent windows above each other kind (AUC).
+    The first of ``tables`` is that of the kinds. Returns how many of each kind were kept, and how well the score ranks
+    dependent windows above each other kind (AUC).
     """
-    mine = rule.of(recipe, kinds)
+    kinds = Path(tables[0])
+    mine = rule.of(recipe, tables)
     verbs.select(mine, run)
     summary = verbs.export_selection(mine, run)
     kind_of = {row["window_id"]: row["kind"] for row in read_parquet(kinds).to_pylist()}

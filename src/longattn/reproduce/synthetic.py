@@ -180,9 +180,9 @@ def make_picks(folder: Path, inputs: Mapping[str, Path], size: Size) -> Facts:
     )
     recipe = picking.keep_count(replace(recipe, settings=settings), size.kept)
     ledger = picking.measure(recipe, folder / "run")
-    kinds = inputs["pool"] / "kinds.parquet"
+    tables = (str(inputs["pool"] / "kinds.parquet"),)
     picked = {
-        rule.name: picking.pick(recipe, folder / "run", rule, kinds, folder / f"{rule.name}.parquet") for rule in ARMS
+        rule.name: picking.pick(recipe, folder / "run", rule, tables, folder / f"{rule.name}.parquet") for rule in ARMS
     }
     return {"ledger": ledger, "arms": picked}
 

@@ -1,0 +1,349 @@
+"""Tier 2 as a whole: the plan of its steps at a scale, the gates, and the page."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longattn.reproduce import natural, page
+from longattn.reproduce.comparing import paired
+from longattn.reproduce.picking import Arm, arm
+from longattn.reproduce.plan import Plan
+from longattn.reproduce.pools import Pool, make_pool
+from longattn.reproduce.steps import Done, Step, Steps
+from longattn.reproduce.texts import Texts, make_tokenizer, write_parts
+from longattn.settings import plain
+from longattn.tables import write_sealed, write_text
+
+OTHER, OTHER_PRESET = "smollm2", "smollm2-far"
+"""The embedded model, asked beside the tiny scorer, and its calibrated heads."""
+
+LEAST_COPY, MOST_ICL = 1.0, -0.1
+"""Gates, in nats: by how much a random block must be cheaper at its second standing than at its first; how much lower
+the loss must be late in held-out text than early."""
+
+MEASURES = {
+    "gain": "truncation gain",
+    "far_repeat": "far-repeat loss",
+    "far_repeat_gain": "far-repeat gain",
+    "long_ppl": "LongPPL",
+    "late": "late loss",
+    "icl": "ICL score",
+    "short": "short loss",
+    "recall": "recall",
+}
+"""In the order of the protocol; the first was named as the primary one before anything was measured."""
+
+
+def arms_of(plan: Plan) -> tuple[tuple[Arm, ...], tuple[Arm, ...]]:
+    """The arms that are picked by the scorer's first layer and whole predictions, and those of calibrated heads."""
+    near = [
+        *(arm(f"random {seed}", f"column:random{seed}") for seed in range(plan.seeds)),
+        arm("prolong", "prolong"),
+        arm("longattn", "longattn"),
+        arm("longattn, alpha 1", "longattn", longattn={"alpha": 1.0}),
+        arm("longattn, no DU", "longattn", longattn={"alpha": 0.0}),
+        arm("longfilter", "longfilter"),
+        arm("oracle", {"column:dependent": 1.0}),
+    ]
+    if plan.smollm2:
+        near += [
+            arm("longattn, SmolLM2", {"column:other0_ds": 1.0, "column:other0_du": 0.5}),
+            arm("far attention, SmolLM2", {"column:other_far_ds": 1.0}),
+        ]
+    return tuple(near), (arm("far attention", "longattn"),)
+
+
+def names_of(plan: Plan) -> list[str]:
+    """Arms as tables show them: the draws of the random one are one."""
+    near, far = arms_of(plan)
+    return list(dict.fromkeys("random" if of.name.startswith("random ") else of.name for of in (*near, *far)))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The steps of a plan, by what they are to each other."""
+
+    texts: Step
+    tokens: Step
+    scorer: Step
+    base: Step
+    pool: Step
+    seeking: Step
+    picks: Step
+    far_picks: Step
+    start: Step
+    continued: Mapping[tuple[str, int, int], Step]
+    """By arm, budget and seed."""
+
+
+def chain(plan: Plan, inputs: Sequence[str]) -> Chain:
+    """The steps of a plan. Raises ``ValueError`` for a scale or length that leaves nothing to do."""
+    if not 0 < plan.scale <= 1:
+        raise ValueError(f"scale must be above 0 and at most 1, got {plan.scale}")
+    if plan.length < 128 or plan.length % 16:
+        raise ValueError(f"length must be a multiple of 16 and at least 128, got {plan.length}")
+    device, length = plan.device, plan.length
+    texts = Step("texts", write_parts, Texts(inputs=tuple(inputs)))
+    tokenizer = (
+        Step("tokenizer", make_tokenizer, 2048, {"texts": texts})
+        if plan.base is None
+        else Step("tokenizer", natural.link_tokenizer, str(plan.base))
+    )
+    with_texts = {"texts": texts, "tokenizer": tokenizer}
+    tokens = Step("tokens", natural.encode, natural.Encoding(length=length, held_out=plan.tokens(64, 16)), with_texts)
+    learning = {"tokenizer": tokenizer, "tokens": tokens}
+    scorer = _model("scorer", plan.scorer, plan.tokens(16_000_000, 40_000), length, 2, device, learning)
+    base = _model("base", plan.base, plan.tokens(15_000_000, 40_000), length // 4, 4, device, learning)
+    size = Pool(windows=plan.tokens(3_000, 120), length=length, draws=plan.seeds)
+    pool = Step("pool", make_pool, size, {"texts": texts, "scorer": scorer})
+    seeking = Step(
+        "far-attention",
+        natural.seek,
+        natural.Seeking(length=length, pairs=plan.tokens(32, 8), device=device),
+        {"texts": texts, "scorer": scorer},
+    )
+    near, far = arms_of(plan)
+    budgets = tuple(plan.tokens(budget, 20 * length) for budget in plan.budgets)
+    asked = {"scorer": scorer, "pool": pool}
+    other = {}
+    if plan.smollm2:
+        asking = natural.Asking(model=OTHER, preset=OTHER_PRESET, device=device)
+        other = {"other": Step("smollm2", natural.ask_other, asking, {"pool": pool})}
+    measured = ("longattn", "prolong", "longfilter")
+    picks = Step(
+        "picks",
+        natural.make_picks,
+        natural.Picking(length=length, arms=near, budgets=budgets, scorers=measured, device=device),
+        {**asked, **other},
+    )
+    far_picks = Step(
+        "far-picks",
+        natural.make_picks,
+        natural.Picking(length=length, arms=far, budgets=budgets, scorers=("longattn",), device=device),
+        {**asked, "preset": seeking},
+    )
+    evaluator = Step(
+        "evaluator",
+        natural.make_evaluator,
+        natural.Evaluating(length=length, device=device),
+        {"scorer": scorer, "tokens": tokens},
+    )
+    judged = {"base": base, "tokens": tokens, "evaluator": evaluator}
+    start = Step(
+        "start",
+        natural.judge_base,
+        natural.Starting(length=length, rope_scale=plan.rope_scale, device=device),
+        judged,
+    )
+    rate = plan.rate or (1e-3 if plan.base is None else 1e-5)
+    continued = {}
+    for seed in range(plan.seeds):
+        for budget in budgets:
+            for name in names_of(plan):
+                settings = natural.Continuing(
+                    arm=f"random {seed}" if name == "random" else name,
+                    budget=budget,
+                    seed=seed,
+                    length=length,
+                    rope_scale=plan.rope_scale,
+                    rate=rate,
+                    batch=plan.batch,
+                    device=device,
+                )
+                of = far_picks if name in [rule.name for rule in far] else picks
+                word = name.replace(",", "").replace(" ", "-")
+                continued[name, budget, seed] = Step(
+                    f"continued-{word}-{budget}-{seed}", natural.continue_training, settings, {**judged, "picks": of}
+                )
+    return Chain(texts, tokens, scorer, base, pool, seeking, picks, far_picks, start, continued)
+
+
+def _model(
+    name: str, given: Path | None, tokens: int, length: int, batch: int, device: str, inputs: Mapping[str, Step]
+) -> Step:
+    if given is not None:
+        return Step(name, natural.take, natural.Given(folder=str(given), length=length, device=device), inputs)
+    return Step(name, natural.grow, natural.Growing(tokens=tokens, length=length, batch=batch), inputs)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether a model has learned what it must have learned before anything can be said of it."""
+
+    model: str
+    what: str
+    value: float
+    bound: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Tier2:
+    """What a run of Tier 2 found."""
+
+    measures: Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]
+    """By arm, budget and measure, a value for each seed."""
+    gates: Sequence[Gate]
+    page: Path
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate has been passed."""
+        return all(gate.passed for gate in self.gates)
+
+
+def run(
+    root: Path, inputs: Sequence[str], plan: Plan, workers: int, command: str, tell: Callable[[str], None]
+) -> Tier2:
+    """Do what is not done yet, and write ``tier2.md`` and ``tier2.json``; ``command`` is what the page names."""
+    of = chain(plan, inputs)
+    with Steps(root, workers, tell) as doing:
+        # what may fail for want of text or memory first, and no training after it in vain
+        doing.do(of.pool, of.seeking)
+        doing.do(of.picks, of.far_picks, of.start)
+        doing.do(*of.continued.values())
+        done = doing.done
+    measures: dict[str, dict[int, dict[str, list[float]]]] = {}
+    for (name, budget, _), step in of.continued.items():
+        values = measures.setdefault(name, {}).setdefault(budget, {measure: [] for measure in MEASURES})
+        for measure in MEASURES:
+            values[measure].append(done[step.key].facts[measure])
+    gates = [*_gates("scorer", done[of.scorer.key].facts), *_gates("base", done[of.base.key].facts)]
+    result = Tier2(measures, gates, root / "tier2.md")
+    write_text(result.page, _page(result, of, done, plan, command))
+    timings = {key: {"cpu_seconds": one.cpu_seconds, "seconds": one.seconds} for key, one in done.items()}
+    written = {"measures": plain(measures), "gates": plain(gates), "passed": result.passed, "steps": timings}
+    write_sealed(root / "tier2.json", written)
+    return result
+
+
+def _gates(model: str, facts: Mapping[str, Any]) -> list[Gate]:
+    copy = facts["first_copy"] - facts["second_copy"]
+    return [
+        Gate(model, "random block, first less second standing, nats", copy, LEAST_COPY, copy >= LEAST_COPY),
+        Gate(model, "ICL score, nats", facts["icl"], MOST_ICL, facts["icl"] <= MOST_ICL),
+    ]
+
+
+def _page(result: Tier2, of: Chain, done: Mapping[str, Done], plan: Plan, command: str) -> str:
+    parts = [
+        "# Tier 2: real text",
+        page.made_by(command),
+        _outcome(result, of, done, plan),
+        "## Gates",
+        _gate_table(result, of, done),
+        "## The pool, and what arms keep of it",
+        *_selection_tables(of, done, plan),
+        *_result_tables(result, of, done),
+        "## What it cost",
+        page.costs(list(done.values())),
+        "",
+    ]
+    return "\n\n".join(parts)
+
+
+def _outcome(result: Tier2, of: Chain, done: Mapping[str, Done], plan: Plan) -> str:
+    """What the figures show and do not show, in plain sentences that follow from them."""
+    best = max(budget for budgets in result.measures.values() for budget in budgets)
+    gains = {name: budgets[best]["gain"] for name, budgets in result.measures.items()}
+    better = [
+        name
+        for name in gains
+        if name != "random" and (found := paired(gains[name], gains["random"])).pairs > 1 and found.low > 0
+    ]
+    worse = [
+        name
+        for name in gains
+        if name != "random" and (found := paired(gains[name], gains["random"])).pairs > 1 and found.high < 0
+    ]
+    uses = np.mean([np.mean(values) for values in gains.values()])
+    said = (
+        [f"Scale {plan.scale:g}; {plan.seeds} seed(s), paired."] if plan.scale < 1 else [f"{plan.seeds} seeds, paired."]
+    )
+    if not result.passed:
+        failed = ", ".join(f"{gate.model} ({gate.what})" for gate in result.gates if not gate.passed)
+        said.append(
+            f"**The gates were not passed: {failed}. The models have not learned to use what stood long ago, so "
+            "nothing follows from the figures below about any rule of selection.**"
+        )
+    said.append(
+        f"Primary measure, the truncation gain of late tokens at {best:,} tokens: above random beyond doubt (95 %) for "
+        f"{_listed(better)}; below it for {_listed(worse)}. Its mean over all arms is {page.number(float(uses))} nats"
+        + (": the models use the long context." if uses > 0.005 else ": the models hardly use the long context.")
+    )
+    given = plan.base is not None
+    said.append(
+        "It compares rules on one pool, at equal tokens, "
+        + (
+            "with the models given."
+            if given
+            else "with models of less than a million parameters: it cannot confirm the paper's figures, of 8B."
+        )
+    )
+    return " ".join(said)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"
+
+
+def _gate_table(result: Tier2, of: Chain, done: Mapping[str, Done]) -> str:
+    rows = []
+    for gate in result.gates:
+        facts = done[(of.scorer if gate.model == "scorer" else of.base).key].facts
+        trained = "given" if facts["tokens"] is None else f"{facts['tokens']:,}"
+        bound = f"{'≥' if gate.bound > 0 else '≤'} {page.number(gate.bound, 1)}"
+        passed = "yes" if gate.passed else "**no**"
+        rows.append(
+            [gate.model, f"{facts['parameters']:,}", trained, gate.what, page.number(gate.value), bound, passed]
+        )
+    return page.table(["model", "parameters", "tokens", "gate", "value", "must be", "passed"], rows)
+
+
+def _selection_tables(of: Chain, done: Mapping[str, Done], plan: Plan) -> Iterator[str]:
+    pool = done[of.pool.key].facts
+    kinds = list(next(iter(pool["sources"].values())))
+    rows = [[source, *(str(counts[kind]) for kind in kinds)] for source, counts in pool["sources"].items()]
+    yield page.table(["windows", *kinds], rows)
+    budgets = {**done[of.picks.key].facts["budgets"]}
+    far = done[of.far_picks.key].facts["budgets"]
+    for budget, arms in budgets.items():
+        rows = []
+        for name, facts in {**arms, **far[budget]}.items():
+            kept = [str(facts["kept"][kind]) for kind in kinds]
+            aucs = [page.number(facts["auc"].get(kind, math.nan), 2) for kind in kinds if kind != "dependent"]
+            rows.append([name, *kept, *aucs])
+        columns = [
+            f"kept of {int(budget):,} tokens",
+            *kinds,
+            *(f"AUC over {kind}" for kind in kinds if kind != "dependent"),
+        ]
+        yield page.table(columns, rows)
+
+
+def _result_tables(result: Tier2, of: Chain, done: Mapping[str, Done]) -> Iterator[str]:
+    start = done[of.start.key].facts
+    budgets = sorted({budget for budgets in result.measures.values() for budget in budgets})
+    for measure, title in MEASURES.items():
+        yield f"## {title[0].upper()}{title[1:]}" + (" (primary)" if measure == "gain" else "")
+        rows = [["before", *(page.number(start[measure], 4) for _ in budgets), *("" for _ in budgets)]]
+        for name, found in result.measures.items():
+            means = [page.number(float(np.mean(found[budget][measure])), 4) for budget in budgets]
+            against = [
+                ""
+                if name == "random"
+                else page.difference(paired(found[b][measure], result.measures["random"][b][measure]), 4)
+                for b in budgets
+            ]
+            rows.append([name, *means, *against])
+        heads = [f"{budget:,}" for budget in budgets]
+        yield page.table(["arm", *heads, *(f"{head}: less random" for head in heads)], rows)
+    repeats, keys = start["far_repeat_tokens"], start["key_tokens"]
+    yield (
+        "Means over seeds; differences are paired by seed, with Student's 95 % intervals. Of the held-out tokens "
+        f"{repeats:,} are far repeats, and {keys:,} are key tokens of LongPPL by the scorer."
+    )
