@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -101,30 +101,32 @@ class Steps:
         Raises what a step raises, :class:`RunError` where its process was killed, and :class:`DamageError` for a
         finished step whose files are no longer those that were written.
         """
-        for level in _levels(steps):
-            self._do_together([step for step in level if step.key not in self.done])
+        waiting = [step for step in _in_order(steps) if step.key not in self.done]
+        under_way: dict[Future[dict[str, Any]], Step] = {}
+        while waiting or under_way:
+            for step in [step for step in waiting if all(of.key in self.done for of in step.inputs.values())]:
+                waiting.remove(step)
+                if (known := self._known(step)) is not None:
+                    self.done[step.key] = known
+                else:
+                    inputs = {role: self.folder(of) for role, of in step.inputs.items()}
+                    future = self._pool.submit(_perform, step.work, self.folder(step), inputs, step.settings)
+                    under_way[future] = step
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                self._finish(under_way.pop(future), future)
         return [self.done[step.key] for step in steps]
 
-    def _do_together(self, steps: Sequence[Step]) -> None:
-        waiting = {}
-        for step in steps:
-            if (known := self._known(step)) is not None:
-                self.done[step.key] = known
-                continue
-            inputs = {role: self.folder(of) for role, of in step.inputs.items()}
-            waiting[self._pool.submit(_perform, step.work, self.folder(step), inputs, step.settings)] = step
-        for future in as_completed(waiting):
-            step = waiting[future]
-            try:
-                receipt = future.result()
-            except BrokenProcessPool as error:
-                raise RunError(
-                    f"a process was killed while it did {step.name} or a step beside it, for want of memory perhaps; "
-                    "the same command goes on"
-                ) from error
-            write_sealed(self.folder(step) / RECEIPT, receipt)
-            self.done[step.key] = self._read(step, receipt)
-            self._tell(f"{step.name}: {receipt['cpu_seconds']:.1f} CPU seconds")
+    def _finish(self, step: Step, future: "Future[dict[str, Any]]") -> None:
+        try:
+            receipt = future.result()
+        except BrokenProcessPool as error:
+            raise RunError(
+                f"a process was killed while it did {step.name} or a step beside it, for want of memory perhaps; "
+                "the same command goes on"
+            ) from error
+        write_sealed(self.folder(step) / RECEIPT, receipt)
+        self.done[step.key] = self._read(step, receipt)
+        self._tell(f"{step.name}: {receipt['cpu_seconds']:.1f} CPU seconds")
 
     def _known(self, step: Step) -> Done | None:
         folder = self.folder(step)
@@ -140,22 +142,19 @@ class Steps:
         return Done(step, self.folder(step), receipt["facts"], receipt["cpu_seconds"], receipt["seconds"])
 
 
-def _levels(steps: Sequence[Step]) -> list[list[Step]]:
-    """The steps and all that they build on, in groups that can be done at the same time."""
-    depth: dict[str, int] = {}
-    every: dict[str, Step] = {}
+def _in_order(steps: Sequence[Step]) -> list[Step]:
+    """The steps and all that they build on, each once and after these."""
+    found: dict[str, Step] = {}
 
-    def visit(step: Step) -> int:
-        if step.key not in depth:
-            depth[step.key] = 1 + max((visit(of) for of in step.inputs.values()), default=-1)
-            every[step.key] = step
-        return depth[step.key]
+    def visit(step: Step) -> None:
+        if step.key not in found:
+            for of in step.inputs.values():
+                visit(of)
+            found[step.key] = step
 
     for step in steps:
         visit(step)
-    return [
-        [every[key] for key in every if depth[key] == level] for level in range(max(depth.values(), default=-1) + 1)
-    ]
+    return list(found.values())
 
 
 def _one_thread() -> None:

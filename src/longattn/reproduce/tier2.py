@@ -38,8 +38,8 @@ MEASURES = {
 """In the order of the protocol; the first was named as the primary one before anything was measured."""
 
 
-def arms_of(plan: Plan) -> tuple[tuple[Arm, ...], tuple[Arm, ...]]:
-    """The arms that are picked by the scorer's first layer and whole predictions, and those of calibrated heads."""
+def arms_of(plan: Plan) -> dict[str, tuple[Arm, ...]]:
+    """The arms by the step that picks for them: by what the scorer measures, by its calibrated heads, by SmolLM2."""
     near = [
         *(arm(f"random {seed}", f"column:random{seed}") for seed in range(plan.seeds)),
         arm("prolong", "prolong"),
@@ -49,32 +49,29 @@ def arms_of(plan: Plan) -> tuple[tuple[Arm, ...], tuple[Arm, ...]]:
         arm("longfilter", "longfilter"),
         arm("oracle", {"column:dependent": 1.0}),
     ]
-    if plan.smollm2:
-        near += [
-            arm("longattn, SmolLM2", {"column:other0_ds": 1.0, "column:other0_du": 0.5}),
-            arm("far attention, SmolLM2", {"column:other_far_ds": 1.0}),
-        ]
-    return tuple(near), (arm("far attention", "longattn"),)
+    other = (
+        arm("longattn, SmolLM2", {"column:other0_ds": 1.0, "column:other0_du": 0.5}),
+        arm("far attention, SmolLM2", {"column:other_far_ds": 1.0}),
+    )
+    far = {"far-picks": (arm("far attention", "longattn"),)}
+    return {"picks": tuple(near), **far, **({"other-picks": other} if plan.smollm2 else {})}
 
 
 def names_of(plan: Plan) -> list[str]:
     """Arms as tables show them: the draws of the random one are one."""
-    near, far = arms_of(plan)
-    return list(dict.fromkeys("random" if of.name.startswith("random ") else of.name for of in (*near, *far)))
+    names = [rule.name for rules in arms_of(plan).values() for rule in rules]
+    return list(dict.fromkeys("random" if name.startswith("random ") else name for name in names))
 
 
 @dataclass(frozen=True)
 class Chain:
     """The steps of a plan, by what they are to each other."""
 
-    texts: Step
-    tokens: Step
     scorer: Step
     base: Step
     pool: Step
-    seeking: Step
-    picks: Step
-    far_picks: Step
+    picks: Mapping[str, Step]
+    """By name, in the order of tables."""
     start: Step
     continued: Mapping[tuple[str, int, int], Step]
     """By arm, budget and seed."""
@@ -106,26 +103,20 @@ def chain(plan: Plan, inputs: Sequence[str]) -> Chain:
         natural.Seeking(length=length, pairs=plan.tokens(32, 8), device=device),
         {"texts": texts, "scorer": scorer},
     )
-    near, far = arms_of(plan)
     budgets = tuple(plan.tokens(budget, 20 * length) for budget in plan.budgets)
-    asked = {"scorer": scorer, "pool": pool}
-    other = {}
-    if plan.smollm2:
-        asking = natural.Asking(model=OTHER, preset=OTHER_PRESET, device=device)
-        other = {"other": Step("smollm2", natural.ask_other, asking, {"pool": pool})}
-    measured = ("longattn", "prolong", "longfilter")
-    picks = Step(
-        "picks",
-        natural.make_picks,
-        natural.Picking(length=length, arms=near, budgets=budgets, scorers=measured, device=device),
-        {**asked, **other},
-    )
-    far_picks = Step(
-        "far-picks",
-        natural.make_picks,
-        natural.Picking(length=length, arms=far, budgets=budgets, scorers=("longattn",), device=device),
-        {**asked, "preset": seeking},
-    )
+    asking = natural.Asking(model=OTHER, preset=OTHER_PRESET, device=device)
+    other = Step("smollm2", natural.ask_other, asking, {"pool": pool})
+    # by what is measured, and what else is read
+    picking: dict[str, tuple[tuple[str, ...], dict[str, Step]]] = {
+        "picks": (("longattn", "prolong", "longfilter"), {}),
+        "far-picks": (("longattn",), {"preset": seeking}),
+        "other-picks": ((), {"other": other}),
+    }
+    picks: dict[str, Step] = {}
+    for name, arms in arms_of(plan).items():
+        scorers, more = picking[name]
+        settings = natural.Picking(length=length, arms=arms, budgets=budgets, scorers=scorers, device=device)
+        picks[name] = Step(name, natural.make_picks, settings, {"scorer": scorer, "pool": pool, **more})
     evaluator = Step(
         "evaluator",
         natural.make_evaluator,
@@ -154,12 +145,12 @@ def chain(plan: Plan, inputs: Sequence[str]) -> Chain:
                     batch=plan.batch,
                     device=device,
                 )
-                of = far_picks if name in [rule.name for rule in far] else picks
+                of = next(picks[key] for key, rules in arms_of(plan).items() if settings.arm in [r.name for r in rules])
                 word = name.replace(",", "").replace(" ", "-")
                 continued[name, budget, seed] = Step(
                     f"continued-{word}-{budget}-{seed}", natural.continue_training, settings, {**judged, "picks": of}
                 )
-    return Chain(texts, tokens, scorer, base, pool, seeking, picks, far_picks, start, continued)
+    return Chain(scorer, base, pool, picks, start, continued)
 
 
 def _model(
@@ -202,10 +193,8 @@ def run(
     """Do what is not done yet, and write ``tier2.md`` and ``tier2.json``; ``command`` is what the page names."""
     of = chain(plan, inputs)
     with Steps(root, workers, tell) as doing:
-        # what may fail for want of text or memory first, and no training after it in vain
-        doing.do(of.pool, of.seeking)
-        doing.do(of.picks, of.far_picks, of.start)
-        doing.do(*of.continued.values())
+        # the picks first: what fails for want of text must not do so after an hour of training
+        doing.do(*of.picks.values(), of.start, *of.continued.values())
         done = doing.done
     measures: dict[str, dict[int, dict[str, list[float]]]] = {}
     for (name, budget, _), step in of.continued.items():
@@ -309,11 +298,10 @@ def _selection_tables(of: Chain, done: Mapping[str, Done], plan: Plan) -> Iterat
     kinds = list(next(iter(pool["sources"].values())))
     rows = [[source, *(str(counts[kind]) for kind in kinds)] for source, counts in pool["sources"].items()]
     yield page.table(["windows", *kinds], rows)
-    budgets = {**done[of.picks.key].facts["budgets"]}
-    far = done[of.far_picks.key].facts["budgets"]
-    for budget, arms in budgets.items():
+    picked = [done[step.key].facts["budgets"] for step in of.picks.values()]
+    for budget in picked[0]:
         rows = []
-        for name, facts in {**arms, **far[budget]}.items():
+        for name, facts in [item for budgets in picked for item in budgets[budget].items()]:
             kept = [str(facts["kept"][kind]) for kind in kinds]
             aucs = [page.number(facts["auc"].get(kind, math.nan), 2) for kind in kinds if kind != "dependent"]
             rows.append([name, *kept, *aucs])
