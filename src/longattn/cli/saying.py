@@ -46,9 +46,8 @@ def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]])
         table.add_column(Text(shown(name)), justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row))
-    console = Console(file=sys.stdout)
     # a file has no width: a table that is folded there could not be searched
-    console.print(table, width=None if console.is_terminal else 60 * len(columns))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 60 * len(columns)).print(table)
 
 
 def shown(text: str) -> str:
