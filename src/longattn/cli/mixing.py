@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from longattn.cli.application import DONE, TRAIN, app
-from longattn.cli.saying import say, say_json, say_table, steps
+from longattn.cli.saying import complain, say, say_json, say_table, steps
 from longattn.settings import Mixture
 from longattn.templates import Stack
 from longattn.train.settings import Training
@@ -65,21 +65,22 @@ def _say_mixture(found: "MixSummary") -> None:
     rows = [
         [
             name,
-            part.kind,
             f"{part.share_asked:.2%}",
             f"{part.share:.2%}",
             f"{part.sequences:,}",
             f"{part.tokens:,}",
             f"{part.passes:.2f}",
-            f"{part.used:,}",
             f"{part.left_over:,}",
-            f"{sum(part.rejected.values()):,}",
         ]
         for name, part in found.portions.items()
     ]
-    columns = ["source", "of", "asked", "share", "sequences", "tokens", "passes", "used", "left over", "rejected"]
+    columns = ["source", "asked", "share", "sequences", "tokens", "passes", "left over"]
     title = f"{found.num_windows:,} sequences of {found.length:,} tokens, {found.num_tokens:,} in all"
     say_table(title, columns, rows)
+    for name, part in found.portions.items():
+        if part.rejected:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in part.rejected.items())
+            complain(f"{name}: rejected {reasons}")
 
 
 @app.command(group=TRAIN)
