@@ -20,6 +20,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
+from longattn import __version__
 from longattn.errors import DamageError, RunError
 from longattn.locks import locked
 from longattn.settings import fingerprint, plain
@@ -50,7 +51,8 @@ class Step:
     @cached_property
     def key(self) -> str:
         """Name of the folder."""
-        decides = {"settings": plain(self.settings), "inputs": {role: step.key for role, step in self.inputs.items()}}
+        inputs = {role: step.key for role, step in self.inputs.items()}
+        decides = {"settings": plain(self.settings), "inputs": inputs, "version": __version__}
         return f"{self.name}-{fingerprint(decides)}"
 
 
