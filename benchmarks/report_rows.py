@@ -1,8 +1,8 @@
 """Time, peak memory and size of the report over synthetic tables: ``python benchmarks/report_rows.py --rows 100000``.
 
 Tables are those of ``select_rows.py`` and, of the same windows, ``token_null`` and ``length``. The report is gathered
-and rendered in a process of its own, without texts, and then the comparison with a second selection (alpha 1, share
-0.2).
+and rendered in a process of its own, with texts as long as windows are, and then the comparison with a second selection
+(alpha 1, share 0.2).
 """
 
 import argparse
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,11 @@ def write_others(folder: Path, unit: str) -> None:
         scorers[name].commit(unit, pa.table({"window_id": rows["window_id"], name: values}), {}, {})
 
 
+def texts(window_ids: Sequence[str]) -> dict[str, str]:
+    """Made-up texts of windows, four characters a token."""
+    return {window_id: " ".join(f"{window_id} {i}" for i in range(LENGTH))[: 4 * LENGTH] for window_id in window_ids}
+
+
 def run_report(folder: Path, select_only: bool) -> None:
     """Select, or report and compare; print what it took."""
     windows, scorers = tables(folder)
@@ -71,7 +77,7 @@ def run_report(folder: Path, select_only: bool) -> None:
     began, cpu_began = time.perf_counter(), time.process_time()
     known = measured(units, windows, scorers, SCORERS, rule, manifest["selection"]["sources"], "float32")
     null = SCORERS["longattn"].null()
-    page = render(gather(RunFolder(folder), null=null, command="longattn run", measured=known))
+    page = render(gather(RunFolder(folder), null=null, command="longattn run", texts=texts, measured=known))
     reported, cpu_reported = time.perf_counter() - began, time.process_time() - cpu_began
     report_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began, cpu_began = time.perf_counter(), time.process_time()

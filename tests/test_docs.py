@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +56,6 @@ def documented_run(tiny_model_folder, tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "number", "code"), PYTHON, ids=[f"{name}-{i}" for name, i, _ in PYTHON])
 def test_python_in_the_documentation_runs(name, number, code, documented_run, tmp_path, monkeypatch):
-    if "import polars" in code and not find_spec("polars"):
-        pytest.skip("polars is not installed: it is shown, and needed for nothing")
     if "RUN/" in code:
         shutil.copytree(documented_run, tmp_path / "RUN")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
