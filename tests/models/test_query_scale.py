@@ -113,6 +113,7 @@ def test_what_is_loaded_for_evaluation_and_training_is_scaled(folder):
     from longattn.models import resolve
     from longattn.models.transformer import load_generating
     from longattn.settings import Model
+    from longattn.train import Training
     from longattn.train.models import load_trainable, trainable_config
 
     checkpoint = resolve(Model(name=str(folder)))
@@ -122,7 +123,7 @@ def test_what_is_loaded_for_evaluation_and_training_is_scaled(folder):
     scale_queries(by_hand)
     with torch.no_grad():
         wanted = by_hand(tokens).logits
-        assert torch.allclose(load_trainable(checkpoint, config).eval()(tokens).logits, wanted, atol=1e-5)
+        assert torch.allclose(load_trainable(checkpoint, config, Training()).eval()(tokens).logits, wanted, atol=1e-5)
         generating = load_generating(checkpoint, config, device=torch.device("cpu"), dtype=torch.float32)
     with torch.inference_mode():
         assert torch.allclose(generating(tokens).logits, wanted, atol=1e-4)

@@ -44,6 +44,8 @@ def launch(arguments: list[str]) -> int:
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     for one in before:
         signal.signal(one, interrupt)
+    # what an earlier command of this process had for settings is not this one's
+    app.config = ()
     try:
         return app.meta(arguments)
     finally:

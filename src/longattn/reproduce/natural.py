@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from longattn.reproduce import picking
+from longattn.reproduce.arrays import load_array, save_array
 from longattn.reproduce.learning import Course, Shape, log_probs, new_model, read_model, short_log_probs, train
 from longattn.reproduce.learning import write_model as write_checkpoint
 from longattn.reproduce.picking import Arm
@@ -60,8 +61,8 @@ def encode(folder: Path, inputs: Inputs, rule: Encoding) -> Facts:
         names += [name for name, _ in chosen]
         held_out += [ids for _, ids in chosen]
     order = np.random.default_rng(0).permutation(len(training))
-    save(folder / "training.npy", np.concatenate([training[i] for i in order]).astype(np.uint32))
-    save(folder / "held-out.npy", np.stack(held_out).astype(np.uint32))
+    save_array(folder / "training.npy", np.concatenate([training[i] for i in order]).astype(np.uint32))
+    save_array(folder / "held-out.npy", np.stack(held_out).astype(np.uint32))
     with durable(folder / "documents.json") as file:
         file.write(json.dumps(names).encode())
     return {"training_tokens": counts, "held_out_windows": len(held_out), "held_out_documents": len(set(names))}
@@ -73,12 +74,6 @@ def link_tokenizer(folder: Path, inputs: Inputs, checkpoint: str) -> Facts:
     with durable(folder / "tokenizer.json") as file:
         file.write(content)
     return {"vocab_size": Tokenizer(content).vocab_size}
-
-
-def save(path: Path, values: npt.NDArray[Any]) -> None:
-    """Write an array."""
-    with durable(path) as file:
-        np.save(file, values, allow_pickle=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +93,7 @@ class Growing:
 
 def grow(folder: Path, inputs: Inputs, rule: Growing) -> Facts:
     """Train a model on the training texts, and see whether it has learned to repeat."""
-    stream = np.load(inputs["tokens"] / "training.npy")
+    stream = load_array(inputs["tokens"] / "training.npy")
     generator = np.random.default_rng((rule.seed, 7))
     number = max(rule.batch, rule.tokens // rule.length)
     windows = stream[generator.integers(len(stream) - rule.length, size=number)[:, None] + np.arange(rule.length)]
@@ -141,11 +136,11 @@ def gate(model: Any, inputs: Inputs, length: int) -> dict[str, float]:
     """What shows whether a model can carry a far signal at all: losses of a random block at its first and second
     standing, and how much lower the loss is late in held-out text than early.
     """
-    stream = np.load(inputs["tokens"] / "training.npy")
+    stream = load_array(inputs["tokens"] / "training.npy")
     blocks = np.random.default_rng(11).choice(stream, (64, length // 2))
     losses = -log_probs(model, np.tile(blocks, (1, 2)))
     first, second = losses[:, : length // 2 - 1], losses[:, length // 2 :]
-    held_out = -log_probs(model, np.load(inputs["tokens"] / "held-out.npy")[:, :length])
+    held_out = -log_probs(model, load_array(inputs["tokens"] / "held-out.npy")[:, :length])
     late = held_out[:, -length // 8 :].mean()
     early = held_out[:, length // 16 : length // 8].mean()
     return {
@@ -321,9 +316,9 @@ class Evaluating:
 def make_evaluator(folder: Path, inputs: Inputs, rule: Evaluating) -> Facts:
     """Write the scorer's log-probabilities of the held-out windows, from all and from a short context."""
     model = read_model(inputs["scorer"] / "model", device=rule.device)
-    windows = np.load(inputs["tokens"] / "held-out.npy")
-    save(folder / "long.npy", log_probs(model, windows))
-    save(folder / "short.npy", short_log_probs(model, windows, *short_context(rule.length)))
+    windows = load_array(inputs["tokens"] / "held-out.npy")
+    save_array(folder / "long.npy", log_probs(model, windows))
+    save_array(folder / "short.npy", short_log_probs(model, windows, *short_context(rule.length)))
     return {}
 
 
@@ -340,10 +335,10 @@ def judge(model: Any, inputs: Inputs, length: int) -> dict[str, float]:
     """
     from longattn.evals import by_position
 
-    windows = np.load(inputs["tokens"] / "held-out.npy")
+    windows = load_array(inputs["tokens"] / "held-out.npy")
     documents = json.loads((inputs["tokens"] / "documents.json").read_bytes())
     long, short = log_probs(model, windows), short_log_probs(model, windows, *short_context(length))
-    evaluator = [np.load(inputs["evaluator"] / f"{name}.npy") for name in ("long", "short")]
+    evaluator = [load_array(inputs["evaluator"] / f"{name}.npy") for name in ("long", "short")]
     half, far = length // 2, length // 4
     once: dict[str, Any] = {"documents": documents, "resamples": 1}
     repeats = by_position.far_repeat_loss(long, windows, far, **once)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn.reproduce import picking
+from longattn.reproduce.arrays import load_array, save_array
 from longattn.reproduce.language import Language
 from longattn.reproduce.picking import arm
 from longattn.reproduce.steps import Step
@@ -103,7 +104,7 @@ def make_base(folder: Path, inputs: Mapping[str, Path], size: Size) -> Facts:
 
 def make_pool(folder: Path, inputs: Mapping[str, Path], size: Size) -> Facts:
     """Write the pool as a corpus with its kinds beside it, and the held-out documents, long ones and short ones."""
-    from longattn.tables import durable, write_parquet
+    from longattn.tables import write_parquet
 
     language = Language(size.seed)
     generator = np.random.default_rng((size.seed, 2))
@@ -125,8 +126,7 @@ def make_pool(folder: Path, inputs: Mapping[str, Path], size: Size) -> Facts:
     long, far = language.documents(size.held_out, LENGTH, in_use=16, rate=0.5, generator=generator)
     short, near = language.documents(size.held_out, SHORT, in_use=16, rate=0.5, generator=generator)
     for name, values in (("long", long), ("long-distances", far), ("short", short), ("short-distances", near)):
-        with durable(folder / f"{name}.npy") as file:
-            np.save(file, values, allow_pickle=False)
+        save_array(folder / f"{name}.npy", values)
     return {"dependent": dependent, "joined": size.pool - dependent}
 
 
@@ -204,8 +204,8 @@ def judge(model: Any, pool: Path) -> dict[str, float]:
     from longattn.evals.by_position import late_loss, truncation_gain
     from longattn.reproduce.learning import log_probs, short_log_probs
 
-    long, distances = (np.load(pool / f"{name}.npy") for name in ("long", "long-distances"))
-    short = np.load(pool / "short.npy")
+    long, distances = (load_array(pool / f"{name}.npy") for name in ("long", "long-distances"))
+    short = load_array(pool / "short.npy")
     found, truncated = log_probs(model, long), short_log_probs(model, long, CONTEXT, ADVANCE)
     documents = [str(i) for i in range(len(long))]
     return {
