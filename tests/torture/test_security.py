@@ -502,6 +502,12 @@ def test_ids_names_and_texts_stay_data(trials, tmp_path, offline_model):
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", report)
     card = MarkdownIt("gfm-like", {"linkify": False}).render((run / "export" / "README.md").read_text(encoding="utf-8"))
     policy = "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'\">"
+    # the figures beside it, whose names are numbers
+    figures, card = (
+        re.findall(r'<img src="figures/\d+\.svg" [^<>]*>', card),
+        re.sub(r'<img src="figures/\d+\.svg" ', "<i ", card),
+    )
+    assert len(figures) == len(list((run / "export" / "figures").iterdir()))
     assert [found for found in active(policy + card) if "arxiv" not in found] == []
     assert "alert(1)" in report, "the attacks are there to be read"
     trials.count("S5", "an attack in a run's report and card", len(ATTACKS), len(ATTACKS))

@@ -338,11 +338,11 @@ def judge(model: Any, inputs: Inputs, length: int) -> dict[str, float]:
     windows = load_array(inputs["tokens"] / "held-out.npy")
     documents = json.loads((inputs["tokens"] / "documents.json").read_bytes())
     long, short = log_probs(model, windows), short_log_probs(model, windows, *short_context(length))
-    evaluator = [load_array(inputs["evaluator"] / f"{name}.npy") for name in ("long", "short")]
+    evaluated, evaluated_short = (load_array(inputs["evaluator"] / f"{name}.npy") for name in ("long", "short"))
     half, far = length // 2, length // 4
     once: dict[str, Any] = {"documents": documents, "resamples": 1}
     repeats = by_position.far_repeat_loss(long, windows, far, **once)
-    keys = by_position.long_ppl(long, *evaluator, **once)
+    keys = by_position.long_ppl(long, evaluated, evaluated_short, **once)
     measured = gate(model, inputs, length)
     return {
         "gain": by_position.truncation_gain(long, short, half, **once).value,

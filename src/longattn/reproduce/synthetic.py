@@ -104,7 +104,7 @@ def make_base(folder: Path, inputs: Mapping[str, Path], size: Size) -> Facts:
 
 def make_pool(folder: Path, inputs: Mapping[str, Path], size: Size) -> Facts:
     """Write the pool as a corpus with its kinds beside it, and the held-out documents, long ones and short ones."""
-    from longattn.tables import write_parquet
+    from longattn.tables import durable, write_parquet
 
     language = Language(size.seed)
     generator = np.random.default_rng((size.seed, 2))
