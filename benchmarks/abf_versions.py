@@ -42,7 +42,7 @@ for folder in map(Path, sys.argv[1:]):
         model = AutoModelForCausalLM.from_pretrained(folder)
         tables = [buffer for name, buffer in model.named_buffers() if name.endswith("rotary_emb.inv_freq")]
         found[folder.name] = [float(x) for x in tables[0]]
-    except Exception as error:
+    except Exception as error:  # a release that cannot load it is part of the answer, however it says so
         found[folder.name] = f"{type(error).__name__}: {error}"[:200]
 print(json.dumps(found))
 """

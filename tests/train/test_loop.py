@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longattn.errors import RunError
-from longattn.train import Training, checkpoints, train
+from longattn.train import Training, checkpoints, loop, train
 from longattn.train.loop import IGNORED, collate
 
 TRAINING = Training(batch_tokens=128, learning_rate=1e-3, warmup=0.3, save_every=2, keep=9, evaluate_every=2)
@@ -196,3 +196,10 @@ def test_a_second_training_of_a_folder_is_refused_while_one_works(load_tiny, row
     (tmp_path / "out").mkdir()
     with locked(tmp_path / "out" / ".lock"), pytest.raises(RunError, match="in use"):
         train(load_tiny(), rows, TRAINING, tmp_path / "out")
+
+
+def test_what_differs_is_named_with_all_that_it_lies_in(tmp_path):
+    path = tmp_path / "train.json"
+    loop._describe(path, {"model": {"weights": {"hash": "a"}}})
+    with pytest.raises(RunError, match=r"\(model\.weights\.hash was a, is b\)"):
+        loop._describe(path, {"model": {"weights": {"hash": "b"}}})

@@ -99,6 +99,17 @@ class Draft:
     answers: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def sample(self, index: int, length: int, facts: dict[str, Any] | None = None) -> Sample:
+        """As a sample, whose ``length`` counts what is reserved for the answer; ``facts`` are its own unless given."""
+        return Sample(
+            index=index,
+            prompt=self.prompt,
+            answer_prefix=self.answer_prefix,
+            answers=self.answers,
+            length=length,
+            facts=self.facts if facts is None else facts,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
@@ -163,16 +174,7 @@ class FilledTask(Task):
         samples = []
         for index in range(count):
             draft, tokens, _ = fitted(drawer(index), materials, parts, free, step=1, least=self.least)
-            samples.append(
-                Sample(
-                    index=index,
-                    prompt=draft.prompt,
-                    answer_prefix=draft.answer_prefix,
-                    answers=draft.answers,
-                    length=tokens + reserved,
-                    facts=draft.facts,
-                )
-            )
+            samples.append(draft.sample(index, tokens + reserved))
         return samples, reserved, 0
 
     def reserve(self, length: int, materials: Materials, answers: Sequence[str]) -> int:

@@ -102,6 +102,7 @@ def render(stack: Stack, folder: Path, model: str, rule: Training, *, gpus: int 
         )
     tokens = rule.tokens or data.windows * data.length
     steps = max(1, tokens // (batch * data.length))
+    # nothing here is HTML: values are put in as JSON, which YAML, TOML and Python read alike
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
     environment.filters |= {"literal": json.dumps, "thousands": "{:,}".format}
     source = (files("longattn.templates") / f"{stack}.jinja").read_text(encoding="utf-8")

@@ -236,7 +236,7 @@ def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any], within: str
     for name in sorted({*earlier, *now}):
         before, after = earlier.get(name), now.get(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _differences(before, after, f"{name}.")
+            found += _differences(before, after, f"{within}{name}.")
         elif before != after:
             found.append(f"{within}{name} was {before}, is {after}")
     return found

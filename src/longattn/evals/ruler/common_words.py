@@ -47,15 +47,7 @@ class CommonWords(Task):
         samples = []
         for index in range(count):
             draft, tokens, _ = fitted(writer.draft, materials, size, free, step=STEP, least=least)
-            samples.append(
-                Sample(
-                    index=index,
-                    prompt=draft.prompt,
-                    answer_prefix=draft.answer_prefix,
-                    answers=draft.answers,
-                    length=tokens + reserved,
-                )
-            )
+            samples.append(draft.sample(index, tokens + reserved))
         return samples, reserved, 0
 
 

@@ -55,14 +55,7 @@ class FrequentWords(Task):
                 used = max(LEAST, used - (step if tokens > free else 1))
                 draft, tokens = write(words, used)
             samples.append(
-                Sample(
-                    index=index,
-                    prompt=draft.prompt,
-                    answer_prefix=draft.answer_prefix,
-                    answers=draft.answers,
-                    length=tokens + reserved,
-                    facts={"counts": [occurrences(used, rank) for rank in range(1, 6)]},
-                )
+                draft.sample(index, tokens + reserved, {"counts": [occurrences(used, rank) for rank in range(1, 6)]})
             )
         return samples, reserved, 0
 

@@ -62,16 +62,7 @@ class Niah(Task):
             draft, tokens, _ = fitted(writer.draft, materials, size, free, step=step, least=self.least)
             before = draft.prompt[: draft.prompt.find(draft.answers[0])]
             facts = {**draft.facts, "answer_at": materials.count_tokens(before)}
-            samples.append(
-                Sample(
-                    index=index,
-                    prompt=draft.prompt,
-                    answer_prefix=draft.answer_prefix,
-                    answers=draft.answers,
-                    length=tokens + reserved,
-                    facts=facts,
-                )
-            )
+            samples.append(draft.sample(index, tokens + reserved, facts))
         return samples, reserved, 0
 
     @property

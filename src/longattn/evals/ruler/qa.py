@@ -69,15 +69,7 @@ class QA(Task):
             except DoesNotFitError:
                 skipped += 1
                 continue
-            samples.append(
-                Sample(
-                    index=len(samples) + skipped,
-                    prompt=draft.prompt,
-                    answer_prefix=draft.answer_prefix,
-                    answers=draft.answers,
-                    length=tokens + reserved,
-                )
-            )
+            samples.append(draft.sample(len(samples) + skipped, tokens + reserved))
         if not samples:
             raise DoesNotFitError(f"none of the {len(asked.questions)} questions of {asked.name} does")
         return samples, reserved, skipped

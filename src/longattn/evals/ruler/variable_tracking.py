@@ -49,15 +49,7 @@ class VariableTracking(Task):
         samples = []
         for index in range(count):
             draft, tokens, _ = fitted(draw, materials, size, length - reserved, step=step, least=self.hops + 1)
-            samples.append(
-                Sample(
-                    index=index,
-                    prompt=draft.prompt,
-                    answer_prefix=draft.answer_prefix,
-                    answers=draft.answers,
-                    length=tokens + reserved,
-                )
-            )
+            samples.append(draft.sample(index, tokens + reserved))
         return samples, reserved, 0
 
 
