@@ -17,7 +17,10 @@ test: $(VENV)/.dev $(VENV)/.run
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/$(SPHINX)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest $(SPREAD)
+
+# a test process for each core, files whole, since what a module's tests share is made once in each process
+SPREAD := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 # the documentation as a site, docs/_build/index.html; any warning is an error
 SPHINX := sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build

@@ -23,7 +23,7 @@ class Trials:
 
     full_size: bool
     seed: int
-    rows: list[tuple[str, str, int, int, int]] = field(default_factory=list)
+    properties: list[tuple[str, object]] = field(default_factory=list)
 
     def number(self, full: int, bounded: int) -> int:
         """Trials to make: ``full`` under ``make torture``, ``bounded`` under ``make test``."""
@@ -35,26 +35,28 @@ class Trials:
 
     def count(self, goal: str, fault: str, injected: int, passed: int) -> None:
         """Note the outcome under a goal's name, such as ``R1``; fails unless every trial passed."""
-        self.rows.append((goal, fault, injected, passed, self.seed))
+        self.properties.append((ROW, (goal, fault, injected, passed, self.seed)))
         assert injected > 0, f"{goal}: no trial of {fault} was made"
         assert passed == injected, (
             f"{goal}: {injected - passed} of {injected} trials of {fault} failed, seed {self.seed}"
         )
 
 
-ROWS = pytest.StashKey[list[tuple[str, str, int, int, int]]]()
+ROW = "trials"
+"""Name of a test's property that holds a row of the table; properties reach the process that prints it."""
 
 
 @pytest.fixture
 def trials(request: pytest.FixtureRequest) -> Trials:
     """The harness for one test."""
-    rows = request.config.stash.setdefault(ROWS, [])
-    return Trials(request.config.getoption("--torture"), request.config.getoption("--torture-seed"), rows)
+    config = request.config
+    return Trials(config.getoption("--torture"), config.getoption("--torture-seed"), request.node.user_properties)
 
 
-def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter) -> None:
     """Print fault, trials made and trials passed, by goal."""
-    rows = config.stash.get(ROWS, [])
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.getreports(name)]
+    rows = [tuple(row) for report in reports for name, row in report.user_properties if name == ROW]
     if not rows:
         return
     write: Callable[[str], None] = terminalreporter.write_line

@@ -117,7 +117,9 @@ def train(model: PreTrainedModel, windows: Windows, course: Course) -> list[floa
         model.parameters(), lr=course.rate, betas=(0.9, 0.95), weight_decay=course.weight_decay
     )
     order = np.random.default_rng((course.seed, 1)).permutation(len(windows))
-    losses = []
+    # made once: a number kept from every step would lie in the room of the large tensors that come after it, and the
+    # process would grow by their size
+    losses = torch.empty(steps, device=model.device)
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -130,8 +132,8 @@ def train(model: PreTrainedModel, windows: Windows, course: Course) -> list[floa
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.detach())
-    curve = [float(part.mean()) for part in torch.stack(losses).tensor_split(min(20, steps))]
+        losses[step] = loss.detach()
+    curve = [float(part.mean()) for part in losses.tensor_split(min(20, steps))]
     if not np.isfinite(curve).all():
         raise FloatingPointError(f"the loss is no number any more, at a rate of {course.rate}; a lower one would help")
     return curve
