@@ -55,6 +55,7 @@ def step(way: str, length: int, chunk: int, name: str | None, folder: Path) -> d
     import torch
 
     from longattn.train.chunks import EXACT, backward_by_chunks
+    from longattn.train.recomputing import keep_attention
 
     torch.set_num_threads(1)
     model = load(name).train()
@@ -68,7 +69,7 @@ def step(way: str, length: int, chunk: int, name: str | None, folder: Path) -> d
         loss = backward_by_chunks(model, tokens, tokens, chunk=chunk, weights=weights, items=length - 1)
     else:
         if way == "layers":
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": keep_attention})
         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
     seconds, used = time.process_time() - begun, highest() - before

@@ -43,6 +43,7 @@ from longattn.tables import append_line, make_folder, read_sealed, write_sealed,
 from longattn.train import checkpoints
 from longattn.train.chunks import backward_by_chunks, draw_weights
 from longattn.train.planning import Plan, plan, step_seed
+from longattn.train.recomputing import keep_attention
 from longattn.train.settings import Training
 
 Row = Mapping[str, npt.NDArray[np.integer[Any]]]
@@ -188,7 +189,7 @@ def _arguments(training: Training, planned: Plan, folder: Path, *, evaluates: bo
         bf16=training.precision == "bfloat16"
         or (training.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()),
         activation_checkpointing=training.activation_checkpointing and training.chunk_tokens is None,
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": keep_attention},
         # a mean over several steps would differ after a checkpoint between them
         logging_steps=1,
         logging_nan_inf_filter=False,

@@ -61,8 +61,8 @@ class Training:
     """``bernoulli``: each chunk by itself, weighted so that the gradient is right on average; ``paper``: a fixed number
     of them and the paper's weights, which are biased."""
     activation_checkpointing: bool = True
-    """Keep each layer's input alone and compute the layer again in the backward pass: a third more time, and memory
-    for one layer's activations in place of all."""
+    """Keep of each layer its input and what its attention gave, and compute the rest again in the backward pass: more
+    time, and memory for one layer's activations in place of all."""
     held_out: str | None = None
     """Another export, of windows that are not trained on: their loss is measured before the first step, every
     ``evaluate_every`` steps and after the last."""
