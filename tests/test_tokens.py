@@ -378,6 +378,25 @@ def test_gigatoken_is_trusted_after_as_much_text_as_the_gate_asks_for(families, 
     assert len(compared) == 2
 
 
+@needs_gigatoken
+def test_what_gigatoken_leaves_to_tokenizers_is_no_part_of_the_gate(families, monkeypatch, caplog):
+    original = Gigatokens.encode
+
+    def declines_then_errs(self: Gigatokens, piece: str):
+        if "decline" in piece:
+            return None
+        ids, starts, ends = original(self, piece)  # type: ignore[misc]
+        return ids ^ 1, starts, ends
+
+    monkeypatch.setattr(tokens, "GATE_CHARS", 20)
+    monkeypatch.setattr(Gigatokens, "encode", declines_then_errs)
+    data = content(families["llama3"][2])
+    automatic, text = Tokenizer(data, "auto"), "one two three"
+    automatic.encode("decline " * 20)
+    assert lists(automatic.encode(text)) == lists(Tokenizer(data).encode(text))
+    assert "other tokens than tokenizers" in caplog.text
+
+
 def test_without_gigatoken_only_its_name_is_an_error(families, monkeypatch):
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     monkeypatch.setitem(sys.modules, "gigatoken.gigatoken_rs", None)
