@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longattn.records import Document
+from longattn.records import Document, Turn
 from longattn.tokens import Tokenized
 from longattn.windows import cut, window_starts
 
@@ -58,3 +58,9 @@ def test_cut_records_overlaps_and_spans(num_tokens):
 def test_a_length_below_one_is_refused():
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         window_starts(5, 0)
+
+
+def test_a_sample_without_tokens_is_no_window():
+    nothing = np.empty(0, np.uint32)
+    document = Document("d", "s", "\u200b", "f", 0, turns=(Turn("user", 0, 1),))
+    assert cut(document, Tokenized(nothing, nothing, nothing), 10) == []

@@ -35,10 +35,10 @@ def window_starts(num_tokens: int, length: int) -> list[int]:
 def cut(document: Document, tokenized: Tokenized, length: int) -> list[Window]:
     """The windows of a document; each holds a view of the document's token ids, so nothing is copied.
 
-    A sample is one window of its own length, with its messages in tokens.
+    A sample is one window of its own length, with its messages in tokens; none if it has no token.
     """
     if document.turns:
-        return [_whole(document, tokenized)]
+        return [_whole(document, tokenized)] if len(tokenized.ids) else []
     windows: list[Window] = []
     end_of_previous = 0
     for start in window_starts(len(tokenized.ids), length):
