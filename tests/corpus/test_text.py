@@ -1,7 +1,10 @@
 """Plain text files: one document each, exactly as it stands in the file."""
 
+import os
+
 import pytest
 
+from longattn.corpus import files
 from longattn.records import Document
 
 SUFFIXES = ["", ".gz", ".bz2", ".zst"]
@@ -50,3 +53,17 @@ def test_suffixes_can_be_chosen(write, read):
     write("b.txt", "b")
     assert [document.text for document in read(folder, text_suffixes=(".LOG",))] == ["t"]
     assert [document.text for document in read(folder, text_suffixes=("",))] == ["r", "t", "b"]
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_noticed(write, read, monkeypatch):
+    file = write("a.txt", "x" * 1000)
+    original = files.open_stream
+
+    def cut_off(name, *arguments):
+        os.truncate(name, 500)
+        return original(name, *arguments)
+
+    monkeypatch.setattr(files, "open_stream", cut_off)
+    (reject,) = read(file)
+    assert reject.reason == "unreadable"
+    assert "plan again" in reject.detail

@@ -73,7 +73,9 @@ def read_unit(unit: WorkUnit, corpus: Corpus, fields: Sequence[str] = ()) -> Uni
 
 
 def _text(rules: Interpreter) -> Document | Reject:
-    return _change(rules) or text_document(rules)
+    # bytes that are taken away while it is read look like its end, so that it is compared afterwards
+    document = text_document(rules)
+    return _change(rules) or document
 
 
 def _keyed_text(rules: Interpreter) -> Keyed | Reject:
