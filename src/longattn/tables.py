@@ -186,12 +186,21 @@ def write_parquet(
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table of ours, with its page checksums verified. Raises :class:`DamageError`."""
+    with damage_told(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns)
+
+
+@contextlib.contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Raise :class:`DamageError` where the library cannot read a Parquet file.
+
+    What the system refuses (no such file, no permission, too many open files) says nothing of the file, and passes.
+    """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns)
-    except FileNotFoundError:
-        raise
+        yield
     except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise DamageError(path, str(error)) from error
 
 

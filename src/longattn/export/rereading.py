@@ -15,7 +15,7 @@ from longattn import corpus
 from longattn.errors import RunError
 from longattn.records import Document, Part, Reject, WorkUnit
 from longattn.settings import Corpus
-from longattn.tables import Table
+from longattn.tables import Table, damage_told
 from longattn.tokens import Tokenized, Tokenizer
 
 SCORES = ("ds", "du", "score", "rank")
@@ -70,21 +70,18 @@ class Chosen:
 
 
 def read_selection(path: Path) -> Chosen:
-    """The kept windows of a ``selection.parquet``."""
+    """The kept windows of a ``selection.parquet``. Raises :class:`RunError` for one that is not there or damaged."""
     if not path.exists():
         raise RunError(f"{path} is not there; select before exporting")
     scores: dict[str, tuple[Any, ...]] = {}
     duplicates: set[str] = set()
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(columns=["window_id", "kept", "reason", *SCORES]):
-                kept = batch.filter(batch["kept"])
-                values = zip(*(kept[name].to_pylist() for name in SCORES), strict=True)
-                scores.update(zip(kept["window_id"].to_pylist(), values, strict=True))
-                duplicate = batch.filter(pc.field("reason") == "duplicate_id")
-                duplicates.update(duplicate["window_id"].to_pylist())
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path} is damaged ({error}); select again") from error
+    with damage_told(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(columns=["window_id", "kept", "reason", *SCORES]):
+            kept = batch.filter(batch["kept"])
+            values = zip(*(kept[name].to_pylist() for name in SCORES), strict=True)
+            scores.update(zip(kept["window_id"].to_pylist(), values, strict=True))
+            duplicate = batch.filter(pc.field("reason") == "duplicate_id")
+            duplicates.update(duplicate["window_id"].to_pylist())
     return Chosen(scores, frozenset(duplicates & scores.keys()))
 
 
