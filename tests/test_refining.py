@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import pytest
 
 from longattn import refining, verbs
 from longattn.recipes import Recipe
-from longattn.refining import Standing, doubt, wanted
+from longattn.refining import Rows, Standing, doubt, wanted
 from longattn.scorers import LongAttn
 from longattn.settings import Compute, Corpus, Model, Refining, Selecting, Windowing
 
@@ -185,6 +186,39 @@ def test_only_what_the_risk_hangs_on_is_wanted():
     near = standing([1.0, 0.51, 0.5, -3.0], [0.05, 0.05, 0.05, 0.05], [True, True, False, False])
     assert wanted(near, doubt(near), 0.05).tolist() == [False, True, True, False]
     assert not wanted(near, doubt(near), 1.0).any()
+
+
+def rows_of(rule: Selecting, scores, starts, reasons, pairs) -> Rows:
+    """Windows of 64 tokens of one document, each score with a standard error of 0.1."""
+    number, length = len(scores), 64
+    sampled = LongAttn(rows=0.1, distances=(16,), distance=16).for_length(length)
+    measured = {f"{kind}_l0_d16": np.linspace(1.0, 2.0, number) for kind in ("s1", "s1sq", "s2")}
+    measured |= {"covariance_l0_d16": np.zeros((number, 6)), "num_tokens": np.full(number, length)}
+    selection = {
+        "window_id": np.array([f"d@{start}" for start in starts], dtype=object),
+        "source": np.full(number, "s", dtype=object),
+        "reason": np.array(reasons, dtype=object),
+        "score": np.array(scores, dtype=float),
+        "score_se": np.full(number, 0.1),
+        "doc_id": np.full(number, "d", dtype=object),
+        "start": np.array(starts),
+        "num_tokens": np.full(number, length),
+    }
+    return Rows({**measured, "pairs": np.array(pairs)}, selection, sampled, rule)
+
+
+def test_a_window_without_values_leaves_the_cost_of_the_others_known():
+    fates = ["kept", "below_cut", "non_finite"]
+    rows = rows_of(Selecting(), [2.0, 1.0, np.nan], [0, 100, 200], fates, [0.1, 0.3, np.nan])
+    assert rows.spent == pytest.approx(0.2)
+
+
+def test_a_window_that_gave_way_is_held_against_better_ones_alone():
+    """The one in the middle touches both others: it gave way to the best, and the worst stays whatever it scores."""
+    fates = ["kept", "overlap", "below_cut"]
+    [(pair, risk)] = rows_of(Selecting(max_overlap=0.3), [3.0, 2.9, 2.8], [0, 33, 66], fates, [0.1] * 3).overlaps()
+    assert pair.tolist() == [1, 0]
+    assert risk == pytest.approx(0.5 * math.erfc(0.1 / math.hypot(0.1, 0.1) / math.sqrt(2)))
 
 
 def test_few_rows_are_warned_of(caplog):

@@ -156,18 +156,17 @@ def refine(
         standings = list(rows.standings())
         found = [doubt(standing) for _, standing in standings]
         allowed = (1 - goal.target) / max(1, len(standings))
-        more = np.zeros(len(rows.ids), dtype=bool)
+        more, overlaps = np.zeros(len(rows.ids), dtype=bool), rows.overlaps()
         for (places, standing), one in zip(standings, found, strict=True):
             more[places] |= wanted(standing, one, allowed)
-        for pair, risk in rows.overlaps():
+        for pair, risk in overlaps:
             more[pair] |= (risk > allowed / 10) & (rows.error[pair] > 0)
-        risk = sum(one.risk for one in found) + sum(risk for _, risk in rows.overlaps())
-        spent = rows.spent
+        risk = sum(one.risk for one in found) + sum(risk for _, risk in overlaps)
         done = risk <= 1 - goal.target or not more.any()
-        if done or rounds == goal.max_rounds or (goal.max_pairs is not None and spent >= goal.max_pairs):
+        if done or rounds == goal.max_rounds or (goal.max_pairs is not None and rows.spent >= goal.max_pairs):
             open_ids = [rows.ids[places[one.wrong > 0.01]] for (places, _), one in zip(standings, found, strict=True)]
             undecided = sorted({str(one) for ids in open_ids for one in ids})
-            return Refinement(max(0.0, 1 - risk), spent, rounds, undecided), table
+            return Refinement(max(0.0, 1 - risk), rows.spent, rounds, undecided), table
         model = model or job.load_model(device)
         draws = _draw(job, scorer, units, table, set(rows.ids[more].tolist()), model)
         better = _merge(base, table, draws, [unit.id for unit in units])
@@ -207,7 +206,9 @@ class Rows:
     ) -> None:
         self.ids, self.source, self.reason = (selection[name] for name in ("window_id", "source", "reason"))
         self.score, self.error = selection["score"], selection["score_se"]
-        self.spent = float(np.mean(measured["pairs"]))
+        # windows without values say nothing of what theirs have cost
+        known = measured["pairs"][np.isfinite(measured["pairs"])]
+        self.spent = float(known.mean()) if len(known) else 0.0
         self._spans = (selection["doc_id"], selection["start"], selection["num_tokens"])
         self._rule = rule
         values = {name: evaluate(part, measured) for name, part in _parts(scorer).items()}
@@ -256,7 +257,9 @@ class Rows:
                 shared = min(start[worse] + length[worse], start[place] + length[place]) - max(
                     start[worse], start[place]
                 )
-                if place == worse or shared <= self._rule.max_overlap * length[worse]:
+                gave_way = shared > self._rule.max_overlap * length[worse] and self.reason[place] != "overlap"
+                # a window is dropped for a better one; what it would have done to a worse one is of no consequence
+                if not gave_way or not self.score[place] >= self.score[worse]:
                     continue
                 error = math.hypot(self.error[worse], self.error[place])
                 margin = self.score[place] - self.score[worse]
