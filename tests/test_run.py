@@ -153,6 +153,22 @@ def test_line_numbers_of_rejects_are_the_files_own(recipe, tmp_path):
     assert [line["line"] for line in lines] == [11, 22]
 
 
+def test_a_line_is_not_named_where_those_before_it_are_not_counted(recipe, tmp_path):
+    """Only the second half of a file is measured: how many lines the first has is not known."""
+    path = tmp_path / "long.jsonl"
+    good = orjson.dumps({"text": text(1, 300), "kind": "a"})
+    path.write_bytes(b"\n".join([good] * 10 + [b"broken"] + [good] * 10 + [b"broken too"]) + b"\n")
+    corpus = replace(recipe.corpus, inputs=(str(path),), unit_bytes=path.stat().st_size // 2 + 1)
+    halves = replace(recipe, corpus=corpus, scorers=("random",))
+    verbs.measure(halves, tmp_path / "run", replace(INLINE, shard="1/2"))
+    verbs.select(replace(halves, keep=Selecting(weights={"random": 1.0})), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
+    assert [line["line"] for line in lines] == [None]
+    verbs.measure(halves, tmp_path / "run", INLINE)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
+    assert [line["line"] for line in lines] == [11, 22]
+
+
 def test_too_many_bad_records_stop_the_run(recipe, tmp_path):
     (tmp_path / "corpus" / "part-0.jsonl").write_bytes(b"{}\n" * 5)
     with pytest.raises(CorpusError, match="5 records were rejected or failed, more than max_errors=4"):

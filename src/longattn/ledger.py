@@ -103,20 +103,21 @@ def _rejected(counts: Mapping[str, int]) -> dict[str, int]:
 def rejects(books: Books) -> Iterator[dict[str, Any]]:
     """The lines of ``rejects.jsonl``: records that became no document, in plan order, duplicate ids, failures."""
     columns = ["file", "line", "position", "reason", "detail"]
-    lines_before: Counter[str] = Counter()
+    # lines are counted from the start of a slice; those of the slices before it come first, where all were read
+    lines_before: dict[str, int | None] = {}
     for unit in books.units:
-        receipt = books.receipts.get(unit.id)
+        receipt, part = books.receipts.get(unit.id), unit.slices[0]
+        before = lines_before.get(part.file, 0) if part.start else 0
         if receipt is None:
+            lines_before[part.file] = None
             continue
-        part = unit.slices[0]
         if _rejected(receipt.counts):
             table = next(books.documents.read([unit.id], [*columns, "status"]))
             for row in table.filter(pc.field("status") == "rejected").select(columns).to_pylist():
-                if row["line"] is not None and part.start:
-                    # lines are counted from the start of a slice; those of the slices before it come first
-                    row["line"] += lines_before[part.file]
+                if row["line"] is not None:
+                    row["line"] = None if before is None else before + row["line"]
                 yield row
-        lines_before[part.file] += receipt.counts.get("lines", 0)
+        lines_before[part.file] = None if before is None else before + receipt.counts.get("lines", 0)
     for row in books.duplicates:
         detail = f"id {row['doc_id']!r} was read before at {row['first']}"
         yield {name: row.get(name) for name in columns} | {"reason": "duplicate_id", "detail": detail}
