@@ -192,6 +192,13 @@ def test_the_ledger_balances_or_says_that_it_does_not(make_data):
     assert "does not balance: 13 records read, 12 accounted for" in text
 
 
+def test_windows_that_could_not_be_measured_are_part_of_the_balance(make_data):
+    data = make_data()
+    data.manifest["ledger"] |= {"scored.longattn": 77, "failed.longattn": 3}
+    text = " ".join(Structure(render(data)).text.split())
+    assert "81 windows for longattn = 77 measured + 1 not a finite number + 3 could not be measured balances" in text
+
+
 def test_notes_come_before_everything_else(make_data):
     page = render(make_data("REMARK"))
     assert page.index("<li>REMARK</li>") < page.index("What was kept</h2>")

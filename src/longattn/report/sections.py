@@ -229,6 +229,8 @@ class Run:
         for key in sorted(key for key in ledger if key.startswith("scored.")):
             scorer = key.removeprefix("scored.")
             parts = {"measured": ledger[key], "not a finite number": ledger.get(f"non_finite.{scorer}", 0)}
+            if failed := ledger.get(f"failed.{scorer}", 0):
+                parts["could not be measured"] = failed
             found.append(Balance(ledger.get("windows", 0), f"windows for {scorer}", parts))
         return found
 
