@@ -73,3 +73,8 @@ def test_a_preset_of_another_kind_is_named(tmp_path, heads):
 def test_more_heads_than_the_preset_has_are_refused(preset):
     with pytest.raises(ValueError, match="top must be from 1 to 3"):
         HeadMask(preset=preset, top=4).for_length(64)
+
+
+def test_the_best_of_a_preset_need_one():
+    with pytest.raises(ValueError, match="top is of a preset's heads"):
+        HeadMask(heads=((0, 0), (0, 1)), top=1).for_length(64)

@@ -45,8 +45,14 @@ class HeadMask(Scorer):
     nothing."""
 
     def for_length(self, length: int) -> "HeadMask":
-        """The scorer with its preset's heads. Raises ``PresetError`` for a preset that is not one of heads."""
+        """The scorer with its preset's heads.
+
+        Raises ``PresetError`` for a preset that is not one of heads, ``ValueError`` for heads from two places, or for
+        the best ones of none.
+        """
         if self.preset is None:
+            if self.top is not None:
+                raise ValueError(f"top is of a preset's heads, and none is named (headmask.preset); got top {self.top}")
             return self
         if self.heads:
             raise ValueError(f"heads must come from settings or from a preset, got both: {self.heads}, {self.preset}")

@@ -30,6 +30,12 @@ class MinHash(Scorer):
     shingle: int = 5
     """Tokens per shingle."""
 
+    def for_length(self, length: int) -> "MinHash":
+        """The scorer itself. Raises ``ValueError`` for shingles without a token."""
+        if self.shingle < 1:
+            raise ValueError(f"shingle must be at least 1, got {self.shingle}")
+        return self
+
     def measurement(self) -> Mapping[str, Any]:
         """The shingle's length and the signature's."""
         return {"shingle": self.shingle, "permutations": PERMUTATIONS}

@@ -45,8 +45,13 @@ class TokenNull(PilotScorer):
     """Content hash of that file; filled in by the run."""
 
     def for_length(self, length: int) -> "TokenNull":
-        """The scorer with its distance in tokens."""
-        return self if self.distance else replace(self, distance=max(1, length // 4))
+        """The scorer with its distance in tokens. Raises ``ValueError`` for one that is not within the window."""
+        distance = max(1, length // 4) if self.distance is None else self.distance
+        if not 1 <= distance < max(2, length):
+            raise ValueError(f"distance must be from 1 to {length - 1} for windows of {length} tokens, got {distance}")
+        if self.windows < 1:
+            raise ValueError(f"windows must be at least 1, got {self.windows}: without a sample there is no table")
+        return replace(self, distance=distance)
 
     def measurement(self) -> Mapping[str, Any]:
         """Layer, distance and the pilot."""
@@ -63,7 +68,8 @@ class TokenNull(PilotScorer):
 
     def _far_mass(self, layer: "LayerAttention") -> Columns:
         """Far mass of each row, mean over heads: [B, R]."""
-        mass_BHR = layer.row_moments([self.distance or 1]).mass[..., 0]
+        assert self.distance is not None, "for_length() comes first"
+        mass_BHR = layer.row_moments([self.distance]).mass[..., 0]
         return {"mass": mass_BHR.mean(dim=1).cpu().numpy()}
 
     def fit(self, windows: Sequence[Window], seen: Sequence[Seen]) -> dict[str, npt.NDArray]:
