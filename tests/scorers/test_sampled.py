@@ -74,6 +74,14 @@ def test_windows_of_the_pilot_are_known_exactly(scorer, model, windows):
     assert columns["draws"].tolist() == [0, 0, 0, 1, 1]
 
 
+def test_another_document_of_the_same_id_is_no_window_of_the_pilot(scorer, model, windows):
+    """Ids that come twice are settled when windows are selected; until then both are measured."""
+    other = replace(windows[4], doc_id=windows[0].doc_id)
+    columns = measured(scorer, model, [other])
+    assert columns["draws"].tolist() == [1]
+    assert columns["s1_l0_d24"] == pytest.approx(exact(model, [other])["s1_l0_d24"], rel=0.2)
+
+
 @pytest.fixture(scope="module")
 def stored(scorer, model, windows):
     """Every row of the last window, as the kernel would return some of them."""

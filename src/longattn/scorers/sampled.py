@@ -1,5 +1,6 @@
 """LongAttn's sums over a window's rows from some of them: which are measured, and what is known of the rest."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -81,8 +82,8 @@ class Sampling:
     def estimate(self, window: Window, layer: int, heads: int, values: RowValues, before: Found | None = None) -> Found:
         """What one more draw says, together with what is known from those ``before``."""
         prediction = _prediction(self.pilot, layer) if self.pilot else None
-        if prediction is not None and before is None and window.id in (known := _pilot_windows(self.pilot, layer)):
-            return known[window.id]
+        if self.pilot and before is None and (known := _pilot_windows(self.pilot, layer).get(_name(window))):
+            return known
         positions = np.arange(min(self.distances) + self.skip_first, len(window.tokens))
         draws = before.draws if before else 0
         measured, picked = self._pick(window, layer, heads, prediction, draws)
@@ -193,7 +194,7 @@ def fit(
         )
         prediction = sampling.fit(tokens, values, influence, distance + skip_first)
         # the sample's own windows are known in full, and need not be measured again
-        tables |= {f"{layer}.window_totals": totals, f"{layer}.window_ids": _as_bytes([w.id for w in windows])}
+        tables |= {f"{layer}.window_totals": totals, f"{layer}.window_ids": _as_bytes(list(map(_name, windows)))}
         tables |= {f"{layer}.{name}": np.ascontiguousarray(table) for name, table in prediction.arrays().items()}
     return tables
 
@@ -209,15 +210,20 @@ def _prediction(pilot: str, layer: int) -> sampling.Prediction:
 
 @lru_cache(maxsize=16)
 def _pilot_windows(pilot: str, layer: int) -> dict[str, Found]:
-    """The windows of the pilot by id, known exactly."""
+    """The windows of the pilot by :func:`_name`, known exactly."""
     from safetensors.numpy import load_file
 
     tables = load_file(pilot)
     totals_WHV = tables[f"{layer}.window_totals"]
     V = totals_WHV.shape[2]
-    ids = [bytes(row).rstrip(b"\0").decode() for row in tables[f"{layer}.window_ids"]]
+    names = [bytes(row).rstrip(b"\0").decode() for row in tables[f"{layer}.window_ids"]]
     exact = [[sampling.Estimated(head, np.zeros((V, V))) for head in window] for window in totals_WHV]
-    return {i: _found(heads, of, 1.0, 0, None) for i, heads, of in zip(ids, exact, totals_WHV, strict=True)}
+    return {name: _found(heads, of, 1.0, 0, None) for name, heads, of in zip(names, exact, totals_WHV, strict=True)}
+
+
+def _name(window: Window) -> str:
+    """What tells a window from all others: its id may come twice, and which is left out is settled at selection."""
+    return f"{window.id} {hashlib.sha256(window.tokens.astype('<u4').tobytes()).hexdigest()[:16]}"
 
 
 def _as_bytes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
