@@ -97,6 +97,16 @@ def test_the_head_that_sees_is_found_with_its_distance_and_skip():
     assert expected > 0.97
 
 
+def test_a_window_without_values_has_no_part_in_the_choice():
+    whole, holed = made_up((2, 1, 1, 3)), made_up((2, 1, 1, 3), pairs=25)
+    for statistic in ("strength", "variance"):
+        for group, values in getattr(holed, statistic).items():
+            values[:24] = getattr(whole, statistic)[group]
+            values[24] = np.nan
+    targets = ("spliced-4", "spliced-8")
+    assert choose([holed.with_values()], targets, 4, 0) == choose([whole], targets, 4, 0)
+
+
 def test_a_spread_that_sees_gets_its_sign():
     random = np.random.default_rng(3)
     one = made_up((0, 0, 0, 0), sign=0.0)

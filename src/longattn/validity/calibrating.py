@@ -89,6 +89,10 @@ class Statistics:
             {group: values[pairs] for group, values in self.variance.items()},
         )
 
+    def with_values(self) -> "Statistics":
+        """The pairs whose intact window has values; one without would leave no scale to put the others on."""
+        return self.of(np.isfinite(self.strength[INTACT] + self.variance[INTACT]).all(axis=(1, 2, 3, 4)))
+
 
 def calibrate(
     job: Job,
@@ -119,7 +123,10 @@ def calibrate(
     every = list(itertools.chain.from_iterable(materials.values()))
     measure_blocks(job, every, {far.name: far}, {far.name: rule.pairs}, device, progress)
     parts = {
-        part: [read_statistics(job, material, far, rule.pairs, config.num_attention_heads) for material in group]
+        part: [
+            read_statistics(job, material, far, rule.pairs, config.num_attention_heads).with_values()
+            for material in group
+        ]
         for part, group in materials.items()
     }
     return _preset(job, rule, far, config.num_hidden_layers, parts)
