@@ -8,12 +8,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import longattn
 from longattn import cli
+from longattn.recipes import Recipe, as_flags
+from longattn.scorers import ProLong
 
 
 @pytest.fixture
@@ -81,6 +84,17 @@ def test_the_command_in_the_report_makes_the_same_recipe(arguments, tmp_path):
     command = shlex.split(html.unescape(page.split("longattn run ")[1].split("<")[0]))
     assert cli.launch(["run", *command, "--workers", "0", "--devices", "cpu"]) == 0
     assert recorded(tmp_path) == before
+
+
+def test_a_setting_that_is_none_by_choice_is_kept(arguments, tmp_path):
+    """ProLong takes 500 pairs by default and all of them for None."""
+    asked = ["--scorers", "prolong", "--keep.weights.prolong", "1", "--prolong.pairs", "None"]
+    assert cli.launch(["run", *arguments, *asked]) == 0
+    assert recorded(tmp_path)["settings"]["prolong"]["pairs"] is None
+    assert cli.launch(["select", str(tmp_path / "run"), "--keep.share", "0.3"]) == 0
+    assert recorded(tmp_path)["settings"]["prolong"]["pairs"] is None
+    recipe = replace(Recipe(), settings=replace(Recipe().settings, prolong=ProLong(pairs=None)))
+    assert as_flags(recipe) == ["--prolong.pairs", "None"]
 
 
 def test_a_budget_or_weights_that_are_given_replace_those_of_the_run(arguments, tmp_path):

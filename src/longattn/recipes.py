@@ -102,7 +102,7 @@ def as_flags(recipe: Recipe) -> list[str]:
 def _flags(prefix: str, mine: Mapping[str, Any], default: Mapping[str, Any]) -> Iterator[str]:
     for key, value in mine.items():
         name, usual = f"{prefix}{key.replace('_', '-')}", default.get(key)
-        if value == usual or value is None or name == "corpus.inputs":
+        if value == usual or name == "corpus.inputs":
             continue
         if isinstance(value, Mapping):
             # weights and quotas that are given replace the default ones as a whole

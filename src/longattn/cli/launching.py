@@ -16,7 +16,7 @@ from longattn.cli.application import DONE, ERROR, USAGE, app
 from longattn.cli.saying import complain, shown
 from longattn.errors import LongAttnError
 from longattn.logs import Format, Level, Style, printable, show_log
-from longattn.recipes import RECIPES
+from longattn.recipes import RECIPES, Recipe
 from longattn.settings import plain
 
 
@@ -142,7 +142,8 @@ class _Base:
             source = f"{folder}/manifest.json"
             recipe = _recorded_recipe(folder)
         if any(a.name.startswith("--window.") for a in arguments):
-            values = _given({**recipe, **recipe["settings"]})
+            values, usual = ({**of, **of["settings"]} for of in (recipe, plain(Recipe())))
+            values = _given(values, usual)
             values.pop("settings", None)
             values["keep"] = _without_replaced(values["keep"], {a.name for a in arguments if a.tokens})
             cyclopts.config.Dict(values, source=source, use_commands_as_keys=False)(app, commands, arguments)
@@ -166,9 +167,11 @@ def _recorded_recipe(folder: str) -> dict[str, Any]:
     return recipe
 
 
-def _given(value: Any) -> Any:
-    """Settings without those that are None or empty: a flag has no way to say so, and all of them default to it."""
+def _given(value: Any, usual: Any) -> Any:
+    """Settings without those that are None or empty, as they are by default; ``usual`` are the default ones."""
     if not isinstance(value, dict):
         return value
-    inner = {key: _given(item) for key, item in value.items()}
-    return {key: item for key, item in inner.items() if item not in (None, {}, [])}
+    usual = usual if isinstance(usual, dict) else {}
+    inner = {key: _given(item, usual.get(key)) for key, item in value.items()}
+    nothing = (None, {}, [])
+    return {key: item for key, item in inner.items() if item not in nothing or usual.get(key) not in nothing}
