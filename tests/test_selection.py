@@ -209,6 +209,8 @@ def small_parts():
         patch.setattr(scoring, "SORTED_TOGETHER", 2)
         patch.setattr(keeping, "COMPARED_TOGETHER", 5)
         patch.setattr(summary, "TOGETHER", 4)
+        patch.setattr("longattn.selection.database.SETTLED_TOGETHER", 9)
+        patch.setattr(keeping, "SETTLED_TOGETHER", 3)
         yield
 
 

@@ -15,17 +15,30 @@ from longattn.tables import SPILL_PREFIX, held
 CHUNK_ROWS = 131_072
 """Rows that enter or leave the database at a time."""
 
+SETTLED_TOGETHER = 2**20
+"""Rows whose additions and changes may wait in memory, about."""
 
-@dataclass(frozen=True)
+STORE = "store"
+"""The name of the database whose tables are in a file."""
+
+
+@dataclass
 class Database:
     """The few things that a selection asks of its database."""
 
     connection: Any
     """A ``duckdb.DuckDBPyConnection``; DuckDB is imported late, so its type cannot be named here."""
+    unsettled: int = 0
+    """Rows added or changed since all was last written to the file."""
 
     def run(self, query: str) -> None:
         """Execute one statement."""
         self.connection.execute(query).fetchall()
+
+    def change(self, query: str) -> None:
+        """Execute an INSERT or UPDATE of rows."""
+        ((rows,),) = self.connection.execute(query).fetchall()
+        self._settle(rows)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of a small result."""
@@ -52,11 +65,24 @@ class Database:
 
         Piece by piece, because an INSERT of a sorted result holds more of it in memory than the limit may allow.
         """
-        ((schema,),) = self.rows("SELECT current_schema()")
         with self.connection.cursor() as writer:
+            writer.execute(f"USE {STORE}")
+            rows = 0
             for piece in self.stream(query):
                 writer.register("piece", piece)
-                writer.execute(f"INSERT INTO {schema}.{table} SELECT * FROM piece").fetchall()
+                writer.execute(f"INSERT INTO {table} SELECT * FROM piece").fetchall()
+                rows += len(piece)
+        self._settle(rows)
+
+    def _settle(self, rows: int) -> None:
+        """Count rows that were added or changed; where there are many, write to the file what it does not hold yet.
+
+        Until then they are in memory, and some bytes of each (rows that fill no row group, changes) cannot leave it.
+        """
+        self.unsettled += rows
+        if self.unsettled >= SETTLED_TOGETHER:
+            self.run("CHECKPOINT")
+            self.unsettled = 0
 
     def lend(self, name: str, data: pa.Table | pa.RecordBatchReader) -> None:
         """Let queries read Arrow data as a table called ``name``, without a copy."""
@@ -74,12 +100,18 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
             "temp_directory": spill,
             "memory_limit": memory_limit,
             "preserve_insertion_order": True,
-            # a checkpoint after an update would rewrite whole tables that nobody is to read again
+            # changes are written to the file when :class:`Database` says so, and not at the end
             "checkpoint_threshold": "1000TB",
+            "checkpoint_on_detach": "DISABLED",
         }
         if threads is not None:
             config["threads"] = threads
         with duckdb.connect(":memory:", config=config) as connection:
+            # Tables are in a file, because those of a database in memory keep some bytes of each row there, which no
+            # limit can move. Nobody reads the file after a crash.
+            file = text(str(Path(spill) / "rows.duckdb"))
+            connection.execute(f"ATTACH {file} AS {STORE} (RECOVERY_MODE 'NO_WAL_WRITES', ROW_GROUP_SIZE {CHUNK_ROWS})")
+            connection.execute(f"USE {STORE}")
             # spilling goes on, but no query can open a file
             connection.execute("SET enable_external_access = false")
             yield Database(connection)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from longattn.selection.database import Database, text
+from longattn.selection.database import SETTLED_TOGETHER, Database, text
 from longattn.selection.near_duplicates import near_duplicates
 from longattn.settings import Selecting
 
@@ -89,11 +89,14 @@ def keep_best(database: Database, rule: Selecting, limits: Mapping[str, Limit]) 
         _mark(database, "near_duplicate", np.array(sorted(repeats), np.int64))
     last = _last_within(database, rule, limits)
     database.lend("cut", pa.table({"source": pa.array(last, pa.string()), "last": pa.array(last.values(), pa.int64())}))
-    database.run("""
-        UPDATE ranked SET reason = 'kept'
-        FROM cut
-        WHERE ranked.source = cut.source AND ranked.rowid <= cut.last AND reason = 'below_cut'
-    """)
+    ((rows,),) = database.rows("SELECT count(*) FROM ranked")
+    for begin in range(0, rows, SETTLED_TOGETHER):
+        database.change(f"""
+            UPDATE ranked SET reason = 'kept'
+            FROM cut
+            WHERE ranked.rowid >= {begin} AND ranked.rowid < {begin + SETTLED_TOGETHER}
+                AND ranked.source = cut.source AND ranked.rowid <= cut.last AND reason = 'below_cut'
+        """)
 
 
 def _queue(database: Database, rule: Selecting, limits: Mapping[str, Limit]) -> None:
@@ -146,8 +149,14 @@ def _last_within(database: Database, rule: Selecting, limits: Mapping[str, Limit
 
 
 def _mark(database: Database, reason: str, places: npt.NDArray[np.int64]) -> None:
-    database.lend("dropped", pa.table({"place": places}))
-    database.run(f"UPDATE ranked SET reason = {text(reason)} WHERE rowid IN (SELECT place FROM dropped)")
+    """Set the reason of the windows at these places, which are sorted."""
+    for begin in range(0, len(places), SETTLED_TOGETHER):
+        some = places[begin : begin + SETTLED_TOGETHER]
+        database.lend("dropped", pa.table({"place": some}))
+        within = f"rowid >= {some[0]} AND rowid <= {some[-1]}"
+        database.change(f"""
+            UPDATE ranked SET reason = {text(reason)} WHERE {within} AND rowid IN (SELECT place FROM dropped)
+        """)
 
 
 def _overlapping(database: Database, max_overlap: float) -> npt.NDArray[np.int64]:

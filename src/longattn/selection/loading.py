@@ -131,7 +131,7 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
             if where:
                 # only here does SQL refuse aggregates and window functions, which would see a chunk and not the table
                 database.run(f"EXPLAIN SELECT 1 FROM {joined} WHERE ({where}\n)")
-            database.run(f"INSERT INTO loaded SELECT {', '.join(values)} FROM {joined}")
+            database.change(f"INSERT INTO loaded SELECT {', '.join(values)} FROM {joined}")
     database.lend(
         "files", pa.table({"file": pa.array(files.values(), pa.int32()), "name": pa.array(files, pa.string())})
     )
@@ -327,13 +327,13 @@ def mark_duplicates(database: Database) -> list[Reject]:
         WHERE reading > 1 OR copy > 1
     """)
     # what the rows of several stretches share was not looked at; and two ids of one number become two numbers
-    database.run(f"UPDATE loaded SET shared = 'infinity' WHERE {suspects}")
-    database.run(f"""
+    database.change(f"UPDATE loaded SET shared = 'infinity' WHERE {suspects}")
+    database.change(f"""
         UPDATE loaded SET doc = hash(doc_id, 'again') WHERE doc IN (
             SELECT doc FROM loaded WHERE {suspects} GROUP BY doc HAVING count(DISTINCT doc_id) > 1
         )
     """)
-    database.run("UPDATE loaded SET duplicate = true WHERE rowid IN (SELECT row FROM repeated)")
+    database.change("UPDATE loaded SET duplicate = true WHERE rowid IN (SELECT row FROM repeated)")
     return [
         Reject(
             file, position, None, "duplicate_id", f"document id {doc_id!r} was read before, at {first}:{first_position}"

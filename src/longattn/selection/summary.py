@@ -139,9 +139,11 @@ def _documents(database: Database) -> dict[str, tuple[int, int]]:
                 FROM ranked WHERE {stretch} AND doc % {parts} = {part}
             """)
             source, doc, kept = found["source"], found["doc"], found["kept"]
-            for number in np.unique(source).tolist():
-                mine = source == number
-                counts[number] += len(np.unique(doc[mine])), len(np.unique(doc[mine & kept]))
+            # the rows of a source come one after another
+            begins = np.flatnonzero(np.diff(source, prepend=-1))
+            for begin, end in pairwise([*begins.tolist(), len(source)]):
+                mine = doc[begin:end]
+                counts[source[begin]] += len(np.unique(mine)), len(np.unique(mine[kept[begin:end]]))
     return {source: (int(all_), int(kept)) for source, (all_, kept) in zip(sources, counts, strict=True)}
 
 
