@@ -19,7 +19,8 @@ RUN python -m venv /opt/longattn \
 
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/longattn /opt/longattn
-RUN useradd --create-home --uid 1000 longattn && mkdir /cache /work && chown longattn /cache /work
+# both folders are everybody's, as /tmp is: `--user` may name any user of the host
+RUN useradd --create-home --uid 1000 longattn && mkdir --mode=1777 /cache /work
 USER 1000
 WORKDIR /work
 ENV PATH=/opt/longattn/bin:${PATH} LONGATTN_CACHE=/cache/longattn HF_HOME=/cache/huggingface PYTHONDONTWRITEBYTECODE=1

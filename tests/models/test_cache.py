@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 import time
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from longattn.errors import ModelError
 from longattn.models.cache import cached_folder, file_digest
 from longattn.stores import cache_folder
 
@@ -81,3 +83,29 @@ def test_a_digest_is_remembered_until_the_file_changes(cache, tmp_path, monkeypa
     path.write_bytes(b"abd")
     os.utime(path, ns=(0, 0))
     assert file_digest(path) != "remembered"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_cache_that_may_not_be_written_is_named_with_the_way_out(cache, tmp_path, monkeypatch, number):
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    model = tmp_path / "model"
+    model.write_bytes(b"x")
+    later = time.time_ns() + 3_600_000_000_000
+    monkeypatch.setattr("longattn.models.cache.time.time_ns", lambda: later)
+    monkeypatch.setattr(Path, "mkdir", refused)
+    expected = rf"the cache folder {cache} cannot be written \({os.strerror(number)}\); set LONGATTN_CACHE"
+    with pytest.raises(ModelError, match=expected):
+        cached_folder("kind/name", lambda folder: None)
+    with pytest.raises(ModelError, match=expected):
+        file_digest(model)
+
+
+def test_another_error_of_the_disk_stays_what_it_is(cache, monkeypatch):
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="No space left"):
+        cached_folder("kind/name", lambda folder: None)

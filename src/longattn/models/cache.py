@@ -6,29 +6,48 @@ reader never sees a part, and of two processes that build the same thing at once
 it.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from longattn.errors import ModelError
 from longattn.stores import cache_folder
 from longattn.tables import sync_folder, write_text
 
 _RACY_NS = 2_000_000_000
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextlib.contextmanager
+def _naming_the_cache() -> Iterator[None]:
+    """Say which folder may not be written, and how to choose another."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        problem = f"the cache folder {cache_folder()} cannot be written ({error.strerror})"
+        raise ModelError(f"{problem}; set LONGATTN_CACHE to one that can") from error
 
 
 def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder ``name`` of the cache, filled by ``build`` if it is not there yet."""
+    """The folder ``name`` of the cache, filled by ``build`` if it is not there yet.
+
+    Raises :class:`ModelError` for a cache that this user may not write.
+    """
     folder = cache_folder() / name
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    partial.mkdir()
+    with _naming_the_cache():
+        partial.mkdir(parents=True)
     try:
         build(partial)
         for file in partial.iterdir():
@@ -51,7 +70,8 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits.
 
     Reading the weights of a large model takes minutes, so the digest is remembered for as long as the file's
-    size and its times of modification and of status change stay the same.
+    size and its times of modification and of status change stay the same. Raises :class:`ModelError` for a cache that
+    this user may not write.
     """
     path = path.resolve()
     stat = path.stat()
@@ -63,5 +83,6 @@ def file_digest(path: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     # a file changed a moment ago can change again within the resolution of its times
     if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _RACY_NS:
-        write_text(note, digest)
+        with _naming_the_cache():
+            write_text(note, digest)
     return digest
