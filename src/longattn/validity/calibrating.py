@@ -91,7 +91,8 @@ class Statistics:
 
     def with_values(self) -> "Statistics":
         """The pairs whose intact window has values; one without would leave no scale to put the others on."""
-        return self.of(np.isfinite(self.strength[INTACT] + self.variance[INTACT]).all(axis=(1, 2, 3, 4)))
+        values = self.strength[INTACT] + self.variance[INTACT]
+        return self.of(np.isfinite(values.sum(axis=(1, 2, 3, 4))))
 
 
 def calibrate(
