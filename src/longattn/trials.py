@@ -50,7 +50,7 @@ def heads(
     checkpoint = resolve(model)
     tokenizer = Tokenizer.load(checkpoint.tokenizer_file)
     haystack = _haystack(corpus_settings, tokenizer, max(needles.lengths))
-    place = engines.devices(settings.Compute(devices=(device,)))[0]
+    place = engines.device(device)
     loaded = load_model(checkpoint, model, layers="all", window=max(needles.lengths), predicts=True, device=place)
     found = retrieval_heads(loaded, tokenizer, haystack, needles, on_prompt)
     facts = {
@@ -121,7 +121,7 @@ def _validity_job(
     """A job whose tables are below ``output/validity``, its input as units, and the device to work on."""
     job = replace(prepare(recipe, output), scorers=scorers)
     units = corpus.list_units(recipe.corpus, job.run.plan())
-    (place, *_) = engines.devices(settings.Compute(devices=(device,)), needed=bool(job.asks) or not scorers)
+    place = engines.device(device, needed=bool(job.asks) or not scorers)
     if threads is not None:
         import torch
 

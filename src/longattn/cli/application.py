@@ -53,6 +53,9 @@ Folder = Annotated[str, Parameter(help="A run folder, or the address of one in a
 Everything = Annotated[Recipe, Parameter(name="*")]
 Spread = Annotated[Compute, Parameter(name="*")]
 """How the work is spread: flags without a prefix, since every verb that works has them."""
+Device = Annotated[str, Parameter(help="What the model is on: cpu, cuda:0, mps; auto: the first GPU, or the CPU.")]
+Threads = Annotated[int | None, Parameter(help="CPU threads; None leaves it to torch.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative=())]
 
 START = Group("Begin", sort_key=0)
 SELECT = Group("Select windows", sort_key=1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from longattn.cli.application import DONE, LEFT_OUT, TRAIN, Inputs, app
+from longattn.cli.application import DONE, LEFT_OUT, TRAIN, AsJson, Device, Inputs, Threads, app
 from longattn.cli.saying import complain, say, say_json, say_table, steps
 from longattn.evals.settings import Answering, Evaluating, Measuring
 from longattn.settings import Corpus, Model
@@ -41,7 +41,7 @@ def tasks(
     model: Annotated[Model, Parameter(group="Model")] = Model(),
     rule: Asked = Evaluating(),
     answering: Annotated[Answering, Parameter(name="*", group="Answers")] = Answering(),
-    json: bool = False,
+    as_json: AsJson = False,
 ) -> int:
     """Ask a checkpoint made-up questions about long prompts: RULER's 13 tasks and others, at any length.
 
@@ -53,7 +53,7 @@ def tasks(
     ----------
     output
         Folder for the results.
-    json
+    as_json
         Print what evaluation.json holds instead of tables.
     """
     from longattn.evals.registry import named
@@ -62,7 +62,7 @@ def tasks(
     total = sum(rule.lengths) * len(named(rule.tasks)) * rule.samples
     with steps("asking", total) as advance:
         found = run(output, model, rule, answering, advance)
-    if json:
+    if as_json:
         say_json(found)
     else:
         _say_evaluation(found)
@@ -134,9 +134,9 @@ def text(
     evaluator: str | None = None,
     corpus: Annotated[Corpus, Parameter(group="Corpus")] = Corpus(),
     rule: Annotated[Measuring, Parameter(name="*", group="Measures")] = Measuring(),
-    device: str = "auto",
-    threads: int | None = None,
-    json: bool = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: AsJson = False,
 ) -> int:
     """Measure on held-out text what no task is needed for: loss by position, truncation gain, far repeats, LongPPL.
 
@@ -150,21 +150,16 @@ def text(
     evaluator
         The model that chooses LongPPL's key tokens; without it each model chooses its own, and LongPPL of two models
         must not be compared.
-    device
-        ``cpu``, ``cuda:0``, ``mps``; ``auto`` takes a GPU where there is one.
-    threads
-        CPU threads; None leaves it to torch.
-    json
+    as_json
         Print the whole result instead of tables.
     """
     from longattn import engines
     from longattn.evals.held_out import measure
-    from longattn.settings import Compute
 
     inputs = inputs or corpus.inputs
     if not inputs:
         raise ValueError("no input given: name files, folders or globs of held-out text, or an export")
-    (place, *_) = engines.devices(Compute(devices=(device,)))
+    place = engines.device(device)
     if threads is not None:
         import torch
 
@@ -172,7 +167,7 @@ def text(
     judge = None if evaluator is None else replace(model, name=evaluator, hash=None)
     with steps("measuring", rule.windows * (1 if judge is None else 2)) as advance:
         found = measure(output, model, replace(corpus, inputs=inputs), rule, judge, place, advance)
-    if json:
+    if as_json:
         say_json(found)
     else:
         _say_held_out(found)
@@ -241,7 +236,7 @@ def suite(
     download: bool = False,
     limit: int | None = None,
     length: int | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     run_code: bool = False,
     check: bool = False,
 ) -> int:
@@ -257,8 +252,6 @@ def suite(
         Take only the first questions of each task; for a first look.
     length
         Most tokens of a prompt; longer ones lose their beginning.
-    device
-        ``cpu``, ``cuda:0``, ``mps``; ``auto`` takes a GPU where there is one.
     run_code
         Allow HumanEval to run what the model writes.
     check
@@ -266,13 +259,12 @@ def suite(
     """
     from longattn import engines
     from longattn.evals.suites import SUITES, cached, run_suites
-    from longattn.settings import Compute
 
     if check:
         rows = [[name, of.dataset, "yes" if cached(of) else "no"] for name, of in SUITES.items()]
         say_table("data sets", ["suite", "on the hub", "in the cache"], rows)
         return DONE
-    (place, *_) = engines.devices(Compute(devices=(device,)))
+    place = engines.device(device)
     wanted = names or tuple(SUITES)
     found = run_suites(
         output, model, wanted, download=download, limit=limit, length=length, device=place, run_code=run_code

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from longattn.addresses import below
-from longattn.cli.application import JUDGE, Everything, Folder, Inputs, Output, app, with_inputs
+from longattn.cli.application import (
+    DONE,
+    JUDGE,
+    Device,
+    Everything,
+    Folder,
+    Inputs,
+    Output,
+    Threads,
+    app,
+    with_inputs,
+)
 from longattn.cli.saying import complain, progress_shown, say, say_table, steps
 from longattn.recipes import Recipe
 from longattn.settings import Calibrating, Corpus, Model, Needles, Validating
@@ -22,20 +33,13 @@ def validate(
     output: Output = "longattn-run",
     recipe: Everything = Recipe(),
     rule: Annotated[Validating, Parameter(name="*", group="Validate")] = Validating(),
-    device: str = "auto",
-    threads: int | None = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> int:
     """Test scorers on your own text: do they tell a window from pieces of others, or from itself in disorder?
 
     Without inputs, those of the run in the output folder are used, with its settings. Continues where an earlier
     attempt stopped.
-
-    Parameters
-    ----------
-    device
-        What to measure on: cpu, cuda:0, mps; auto takes the first GPU, or the CPU.
-    threads
-        CPU threads; None leaves it to torch.
     """
     from longattn import trials
 
@@ -44,7 +48,7 @@ def validate(
     _say_validation(found)
     say(f"all figures       {below(output, 'validity/validation.json')}")
     say(f"page              {below(output, 'validity/validation.html')}")
-    return 0
+    return DONE
 
 
 def _say_validation(found: "Validation") -> None:
@@ -74,8 +78,8 @@ def calibrate(
     preset: Path = Path("preset.json"),
     recipe: Everything = Recipe(),
     rule: Annotated[Calibrating, Parameter(name="*", group="Calibrate")] = Calibrating(),
-    device: str = "auto",
-    threads: int | None = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> int:
     """Find the layers, heads and distance whose far attention tells intact text from pieces, at a share of the cost.
 
@@ -85,10 +89,6 @@ def calibrate(
     ----------
     preset
         Where to write what was found, with its evidence.
-    device
-        What to measure on: cpu, cuda:0, mps; auto takes the first GPU, or the CPU.
-    threads
-        CPU threads; None leaves it to torch.
     """
     from longattn import trials
 
@@ -96,7 +96,7 @@ def calibrate(
         found = trials.calibrate(with_inputs(recipe, inputs), output, preset, rule, device, threads, progress)
     _say_preset(found)
     say(f"preset            {preset}")
-    return 0
+    return DONE
 
 
 def _say_preset(found: "Preset") -> None:
@@ -120,7 +120,7 @@ def compare(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     _say_comparison(trials.compare(recipe, folder))
     say(f"all figures       {below(folder, 'validity/comparison.json')}")
     say(f"page              {below(folder, 'validity/comparison.html')}")
-    return 0
+    return DONE
 
 
 def _say_comparison(found: "Comparison") -> None:
@@ -141,7 +141,7 @@ def heads(
     needles: Annotated[Needles, Parameter(group="Needles")] = Needles(),
     model: Annotated[Model, Parameter(group="Model")] = Model(),
     corpus: Annotated[Corpus, Parameter(group="Corpus")] = Corpus(),
-    device: str = "auto",
+    device: Device = "auto",
     show: int = 10,
 ) -> int:
     """Find the heads that fetch from far back, and save them as a preset for scorers.
@@ -160,12 +160,11 @@ def heads(
     ----------
     output
         The preset, a JSON file: heads above 0.1 as [layer, head, score], best first, and the evidence.
-    device
-        ``cpu``, ``cuda:0``, ``mps``; ``auto`` takes a GPU where there is one.
     show
         How many heads to print.
     """
     from longattn import trials
+    from longattn.heads import RETRIEVES, TOP
 
     total = sum(needles.lengths) * needles.depths * needles.prompts
     with steps("asking", total) as advance:
@@ -177,7 +176,7 @@ def heads(
     say("best heads")
     for layer, head, score in found.best()[:show]:
         say(f"  layer {layer:>3}  head {head:>3}  {score:.3f}")
-    strong = int((found.scores > 0.1).sum())
-    say(f"{strong} of {found.scores.size} heads are above 0.1 -> {output}")
-    say(f"the 10 best of every other prompt and the 10 best of the rest have {found.agreement} in common")
-    return 0
+    strong = int((found.scores > RETRIEVES).sum())
+    say(f"{strong} of {found.scores.size} heads are above {RETRIEVES} -> {output}")
+    say(f"the {TOP} best of every other prompt and the {TOP} best of the rest have {found.agreement} in common")
+    return DONE

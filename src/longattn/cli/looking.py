@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from longattn.addresses import below
-from longattn.cli.application import LOOK, Everything, Folder, app
+from longattn.cli.application import DONE, LOOK, AsJson, Device, Everything, Folder, app
 from longattn.cli.saying import complain, say, say_json, say_table
 from longattn.recipes import Recipe, as_flags
 from longattn.settings import Inspecting, plain
@@ -40,7 +40,7 @@ def report(
 
     verbs.write_report(recipe, folder, validation=validation, timings=timings)
     say(f"report -> {below(folder, 'report.html')}")
-    return 0
+    return DONE
 
 
 @app.command(name="inspect", group=LOOK)
@@ -53,7 +53,7 @@ def inspect_(
     figures: Path | None = None,
     recipe: Everything = Recipe(),
     rule: Annotated[Inspecting, Parameter(name="*", group="Inspect")] = Inspecting(),
-    device: str = "cpu",
+    device: Device = "auto",
 ) -> int:
     """Look closely at windows: a page with the text, which tokens look far back, and at what.
 
@@ -67,8 +67,6 @@ def inspect_(
         The page, or a folder for pages of several windows; RUN/inspect, or the working folder for a text.
     figures
         Write the figures into this folder as well: SVG, and PNG where ``longattn[figures]`` is installed.
-    device
-        What to measure on: cpu, cuda:0, mps.
     """
     from longattn import verbs
     from longattn.report.figures import write_figures
@@ -91,7 +89,7 @@ def inspect_(
         say(f"{found.window_id}: DS {found.readings['ds']:.4f}, uniform {found.null['ds']:.4f} -> {path}")
         if figures is not None:
             say(f"figures -> {write_figures(figures / path.stem, found)}")
-    return 0
+    return DONE
 
 
 def _number(word: str) -> int:
@@ -114,7 +112,10 @@ def _flags_of(rule: Inspecting) -> list[str]:
 
 @app.command(group=LOOK)
 def score(
-    file: Annotated[Path, Parameter(allow_leading_hyphen=True)], *, recipe: Everything = Recipe(), device: str = "cpu"
+    file: Annotated[Path, Parameter(allow_leading_hyphen=True)],
+    *,
+    recipe: Everything = Recipe(),
+    device: Device = "auto",
 ) -> int:
     """Measure one text file (``-`` for standard input) and show DS and DU of its windows."""
     from longattn import verbs
@@ -128,7 +129,7 @@ def score(
             f"  tokens {row['start']:.0f} to {row['start'] + row['num_tokens']:.0f}:  DS {row['ds']:.4f} "
             f"({row['ds'] - result.null['ds']:+.4f})  DU {row['du']:.3e}  {far}"
         )
-    return 0
+    return DONE
 
 
 @app.command(group=LOOK)
@@ -138,7 +139,7 @@ def diff(
     *,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="Write an HTML page to this file.")] = None,
     changes: Path | None = None,
-    json: bool = False,
+    as_json: AsJson = False,
 ) -> int:
     """Show what two selections keep differently, and why; loads no model.
 
@@ -152,20 +153,20 @@ def diff(
     ----------
     changes
         Write every window that entered or left to this Parquet file.
-    json
+    as_json
         Print all figures as JSON instead of tables.
     """
     from longattn import verbs
 
     found = verbs.diff(first, second, output, changes)
-    if json:
+    if as_json:
         say_json(found)
-        return 0
+        return DONE
     _say_difference(found)
     for what, path in (("changes", changes), ("page", output)):
         if path is not None:
             say(f"{what:<17} {path}")
-    return 0
+    return DONE
 
 
 def _say_difference(found: "Difference") -> None:

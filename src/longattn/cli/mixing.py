@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from longattn.cli.application import DONE, TRAIN, app
-from longattn.cli.saying import complain, say, say_json, say_table, steps
+from longattn.cli.application import DONE, TRAIN, AsJson, app
+from longattn.cli.saying import complain, say, say_json, say_table, share_shown
 from longattn.settings import Mixture
 from longattn.templates import Stack
 from longattn.train.settings import Training
@@ -20,7 +20,7 @@ def mix(
     *,
     output: Annotated[Path, Parameter(name=("--output", "-o"))] = Path("longattn-mix"),
     mixture: Annotated[Mixture, Parameter(name="*")] = Mixture(),
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Make a training set of selected windows and short documents in declared shares, shuffled, in a trainer's format.
 
@@ -43,15 +43,7 @@ def mix(
     """
     from longattn.mixing import mix
 
-    done = 0
-    with steps("mixing", 1000) as advance:
-
-        def progress(sequences: int, total: int) -> None:
-            nonlocal done
-            if (thousandths := 1000 * sequences // total) > done:
-                advance(thousandths - done)
-                done = thousandths
-
+    with share_shown("mixing") as progress:
         found = mix(mixture, output, progress)
     if as_json:
         say_json(found)

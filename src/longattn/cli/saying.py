@@ -92,3 +92,19 @@ def steps(doing: str, total: int) -> "Iterator[Callable[[int], None]]":
                 complain(f"{doing}: {100 * done / total:.0f} %")
 
         yield advance
+
+
+@contextmanager
+def share_shown(doing: str) -> "Iterator[Callable[[int, int], None]]":
+    """A function to call with what is done and all that there is to do: shown as :func:`steps` shows it."""
+    shown, most = 0, 1_000_000
+
+    with steps(doing, most) as advance:
+
+        def tell(done: int, total: int) -> None:
+            nonlocal shown
+            if (now := most * done // total) > shown:
+                advance(now - shown)
+                shown = now
+
+        yield tell

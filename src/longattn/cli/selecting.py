@@ -78,7 +78,7 @@ def plan(
     units = verbs.plan(with_inputs(recipe, inputs), output, hashes)
     size = sum(unit.num_bytes for unit in units)
     say(f"{len(units)} work units, {size / 1e6:,.1f} MB -> {below(output, 'plan.parquet')}")
-    return 0
+    return DONE
 
 
 @app.command(group=SELECT)
@@ -127,7 +127,7 @@ def select(folder: Folder, *, recipe: Everything = Recipe()) -> int:
     from longattn import verbs
 
     _say_selection(verbs.select(recipe, folder), folder)
-    return 0
+    return DONE
 
 
 @app.command(group=SELECT)
@@ -138,17 +138,17 @@ def refine(folder: Folder, *, recipe: Everything = Recipe(), compute: Spread = C
     found, selection = verbs.refine(recipe, folder, compute)
     _say_refinement(found)
     _say_selection(selection, folder)
-    return 0
+    return DONE
 
 
 @app.command(group=SELECT)
 def export(folder: Folder, *, recipe: Everything = Recipe()) -> int:
-    """Write the selected windows as Parquet or JSON lines with a dataset card."""
+    """Write the selected windows as what a trainer reads, with a dataset card; --write.format says for which."""
     from longattn import verbs
 
     summary = verbs.export_selection(recipe, folder)
     say(f"{summary.num_windows} windows, {summary.num_tokens:,} tokens -> {below(folder, 'export/data')}")
-    return 0
+    return DONE
 
 
 def _estimate(recipe: Recipe, output: str, compute: Compute) -> int:
@@ -158,7 +158,7 @@ def _estimate(recipe: Recipe, output: str, compute: Compute) -> int:
     say(f"{guess.units} work units ({guess.units_done} done), {guess.num_bytes / 1e6:,.1f} MB")
     say(f"about {guess.windows:,} windows, {guess.tokens:,} tokens")
     say(f"about {guess.seconds / 3600:.2f} hours for one process on {compute.devices[0]}, measured on a sample")
-    return 0
+    return DONE
 
 
 @app.command(group=SELECT)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from longattn.cli.application import DONE, TRAIN, app
-from longattn.cli.saying import complain, say, say_json, steps
+from longattn.cli.application import DONE, TRAIN, AsJson, Threads, app
+from longattn.cli.saying import complain, say, say_json, share_shown
 from longattn.settings import Adjusting, Model
 from longattn.train.settings import Training
 
@@ -20,7 +20,7 @@ def abf(
     *,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     rule: Annotated[Adjusting, Parameter(name="*")],
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Make a checkpoint for longer windows: a higher rotary base (ABF) that every version of transformers reads.
 
@@ -75,7 +75,7 @@ def train(
     output: Annotated[Path, Parameter(name=("--output", "-o"), help="The folder of the training.")] = Path("trained"),
     model: Annotated[Model, Parameter(group="Model")] = Model(),
     train: Annotated[Training, Parameter(group="Train")] = Training(),
-    threads: int | None = None,
+    threads: Threads = None,
 ) -> int:
     """Continue a model's pre-training on the windows of an export.
 
@@ -91,24 +91,15 @@ def train(
         accelerate launch -m longattn train RUN --model.name MODEL --output OUT
 
     OUT/model is the trained checkpoint, OUT/metrics.jsonl the loss of every step.
-
-    Parameters
-    ----------
-    threads
-        CPU threads; None leaves it to torch.
     """
     from longattn.train import begin, continue_pretraining
 
     is_main = begin(threads)
-    with steps("training", 1_000_000) as advance:
-        shown = 0
+    with share_shown("training") as shown:
 
         def progress(done: int, total: int) -> None:
-            nonlocal shown
             if is_main:
-                now = 1_000_000 * done // total
-                advance(now - shown)
-                shown = now
+                shown(done, total)
 
         trained = continue_pretraining(model, export, output, train, progress)
     if is_main:
@@ -121,4 +112,4 @@ def train(
             say(f"left out          {trained.left_out} windows, which would not have filled a step")
         say(f"model             {output / 'model'}")
         say(f"every step        {output / 'metrics.jsonl'}")
-    return 0
+    return DONE

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from longattn.addresses import below
-from longattn.cli.application import DONE, ERROR, WATCH, Everything, Folder, Inputs, Output, app, with_inputs
+from longattn.cli.application import (
+    DONE,
+    ERROR,
+    WATCH,
+    AsJson,
+    Everything,
+    Folder,
+    Inputs,
+    Output,
+    app,
+    with_inputs,
+)
 from longattn.cli.saying import complain, say, say_json
 from longattn.logs import printable
 from longattn.recipes import Recipe
@@ -22,7 +33,7 @@ SHOWN = 10
 
 
 @app.command(group=WATCH)
-def status(folder: Folder, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
+def status(folder: Folder, *, as_json: AsJson = False) -> int:
     """Show how far a run is, shards and workers of Ray added up, and what was left out; safe to call while it works.
 
     Parameters
@@ -48,7 +59,7 @@ def status(folder: Folder, *, as_json: Annotated[bool, Parameter(name="--json", 
         say(f"    {line}")
     _say_left_out(state)
     say("selected: " + ("yes" if state.selected else "not yet"))
-    return 0
+    return DONE
 
 
 def _attempt(said: Mapping[str, Any]) -> str:
@@ -82,18 +93,21 @@ def _say_left_out(state: "Status") -> None:
 
 
 @app.command(group=WATCH)
-def verify(folder: Folder, *, json: bool = False) -> int:
+def verify(folder: Folder, *, as_json: AsJson = False) -> int:
     """Compare every file of a run, finished or stopped, with what it was written as; exit code 1 if any is damaged.
 
-    With --json, one object: files and num_bytes that are as written, damaged (file, problem, remedy), unfinished and
-    strangers.
+    Parameters
+    ----------
+    as_json
+        Print one JSON object: files and num_bytes that are as written, damaged (file, problem, remedy), unfinished and
+        strangers.
     """
     from longattn import verbs
 
     found = verbs.verify(folder)
-    if json:
+    if as_json:
         say_json(found)
-        return 1 if found.damaged else 0
+        return ERROR if found.damaged else DONE
     for one in found.damaged:
         complain(f"{below(folder, one.file)} is damaged: {one.problem}; {one.remedy}")
     for sentence in found.unfinished:
@@ -101,7 +115,7 @@ def verify(folder: Folder, *, json: bool = False) -> int:
     for name in found.strangers:
         say(f"no part of the run: {name}")
     say(f"{found.files} files, {found.num_bytes / 1e6:,.1f} MB, are as they were written; {len(found.damaged)} damaged")
-    return 1 if found.damaged else 0
+    return ERROR if found.damaged else DONE
 
 
 @app.command(group=WATCH)
@@ -110,7 +124,7 @@ def doctor(
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     model: Annotated[Model, Parameter(group="Model")] = Model(),
     window: int = 4096,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Check the installation, a model and an output folder before hours are spent; each line says what to do.
 

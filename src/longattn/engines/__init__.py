@@ -1,6 +1,7 @@
 """How work units are spread over processes and machines; what a unit is and does is not decided here."""
 
-from longattn.engines.embedded import check, devices, measure
+from longattn.engines.embedded import check, measure
+from longattn.engines.places import device, devices
 from longattn.engines.progress import Progress, Quiet, read_progress
 from longattn.engines.sharding import resolve_shard, shard_of, shards_of
 from longattn.engines.watching import Together, together
@@ -10,6 +11,7 @@ __all__ = [
     "Quiet",
     "Together",
     "check",
+    "device",
     "devices",
     "measure",
     "read_progress",

@@ -11,6 +11,7 @@ from pathlib import Path
 from longattn import settings
 from longattn.attempts import blame, left_out, measure_unit
 from longattn.engines.metrics import Metrics
+from longattn.engines.places import devices
 from longattn.engines.processes import Pools, load_model
 from longattn.engines.progress import Progress, Quiet, Several, State, StatusFile
 from longattn.engines.sharding import resolve_shard, shard_of
@@ -76,19 +77,6 @@ def check(compute: settings.Compute) -> None:
     """Raise ``ValueError`` for settings that make no sense, before anything is looked up or loaded."""
     resolve_shard(compute.shard, {})
     Allowed.read(compute.max_errors)
-
-
-def devices(compute: settings.Compute, needed: bool = True) -> list[str]:
-    """The devices to score on; ``auto`` is every GPU, or the CPU where there is none or no model is needed."""
-    if compute.devices != ("auto",):
-        return list(compute.devices)
-    if not needed:
-        return ["cpu"]
-    import torch
-
-    if torch.cuda.is_available():
-        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    return ["mps"] if torch.backends.mps.is_available() else ["cpu"]
 
 
 def pipeline(

@@ -206,13 +206,12 @@ def _facts(
 def _load(checkpoint: Checkpoint, model: settings.Model, longest: int, answering: Answering) -> "Answerer":
     import torch
 
-    from longattn.engines import devices
+    from longattn import engines
     from longattn.evals.generating import load_answerer
 
     if answering.threads is not None:
         torch.set_num_threads(answering.threads)
-    device = devices(settings.Compute(devices=(answering.device,)))[0]
-    return load_answerer(checkpoint, model, longest=longest, device=device)
+    return load_answerer(checkpoint, model, longest=longest, device=engines.device(answering.device))
 
 
 def _is_whole(path: Path) -> bool:

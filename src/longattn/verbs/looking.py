@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from longattn import measuring, settings
+from longattn import engines, measuring, settings
 from longattn.asking import load_model_for
 from longattn.expressions import evaluate
 from longattn.recipes import Recipe
@@ -14,8 +14,14 @@ from longattn.tables import RunFolder
 from longattn.verbs.finding import run_table
 
 if TYPE_CHECKING:
+    from longattn.models import Checkpoint
+    from longattn.models.base import Model
     from longattn.records import Inspection
-    from longattn.scorers import Ask, LongAttn
+    from longattn.scorers import LongAttn, Scorer
+    from longattn.tokens import Tokenized
+
+FEWEST_TOKENS = 8
+"""A text of fewer has no distances that would mean anything."""
 
 
 @dataclass(frozen=True)
@@ -35,33 +41,17 @@ def score(text: str, recipe: Recipe | None = None, device: str = "cpu") -> TextS
     A single text has nothing to be standardised against, so readings (DS, DU) are returned, not scores. Raises
     ``ValueError`` for a text of fewer than 8 tokens.
     """
-    from longattn.models import resolve
-    from longattn.tokens import Tokenizer
-    from longattn.windows import cut
-
     recipe = recipe or Recipe()
-    checkpoint = resolve(recipe.model)
-    tokenized = Tokenizer.load(checkpoint.tokenizer_file).encode(text)
-    num_tokens = len(tokenized.ids)
-    if num_tokens < 8:
-        raise ValueError(f"text must have at least 8 tokens to measure distances in, got {num_tokens}")
-    length = min(recipe.window.length, num_tokens)
-    scorer = replace(recipe, window=settings.Windowing(length=length)).scorer("longattn")
-    windows: list[Window] = cut(Document("text", "text", text, "text", 0), tokenized, length)
-    ask = scorer.ask()
-    assert ask is not None
-    model = load_model_for([ask], checkpoint, recipe.model, length, device)
-    columns = measuring.measure_windows([scorer], model, windows)[scorer.name]
+    of = _cut_text(text, "text", recipe)
+    scorer = replace(recipe, window=settings.Windowing(length=of.length)).scorer("longattn")
+    model = _load_for(scorer, of.checkpoint, recipe, of.length, device)
+    columns = measuring.measure_windows([scorer], model, of.windows)[scorer.name]
     readings = {name: evaluate(reading, columns) for name, reading in scorer.readings().items()}
     rows = [
-        {
-            "start": float(w.start),
-            "num_tokens": float(length),
-            **{n: float(v[i]) for n, v in readings.items()},
-        }
-        for i, w in enumerate(windows)
+        {"start": float(w.start), "num_tokens": float(of.length), **{n: float(v[i]) for n, v in readings.items()}}
+        for i, w in enumerate(of.windows)
     ]
-    return TextScore(num_tokens, rows, dict(scorer.null(int(recipe.model.bos))))
+    return TextScore(len(of.tokenized.ids), rows, dict(scorer.null(int(recipe.model.bos))))
 
 
 def inspect_text(
@@ -72,22 +62,13 @@ def inspect_text(
     Raises ``ValueError`` for a text of fewer than 8 tokens, and for a window that it does not have.
     """
     from longattn.inspecting import Cut, inspect, pieces_of
-    from longattn.models import resolve
-    from longattn.tokens import Tokenizer
-    from longattn.windows import cut
 
-    checkpoint = resolve(recipe.model)
-    tokenized = Tokenizer.load(checkpoint.tokenizer_file).encode(text)
-    num_tokens = len(tokenized.ids)
-    if num_tokens < 8:
-        raise ValueError(f"text must have at least 8 tokens to measure distances in, got {num_tokens}")
-    length = min(recipe.window.length, num_tokens)
-    windows = cut(Document(name, "text", text, name, 0), tokenized, length)
-    if not 1 <= number <= len(windows):
-        raise ValueError(f"{name} has windows 1 to {len(windows)} of {length} tokens, got {number}")
-    window, scorer = windows[number - 1], _looking(recipe, length)
-    starts = tokenized.char_starts[window.start : window.start + length]
-    model = load_model_for([cast("Ask", scorer.ask())], checkpoint, recipe.model, length, device)
+    of = _cut_text(text, name, recipe)
+    if not 1 <= number <= len(of.windows):
+        raise ValueError(f"{name} has windows 1 to {len(of.windows)} of {of.length} tokens, got {number}")
+    window, scorer = of.windows[number - 1], _looking(recipe, of.length)
+    starts = of.tokenized.char_starts[window.start : window.start + of.length]
+    model = _load_for(scorer, of.checkpoint, recipe, of.length, device)
     return inspect(model, Cut(window, pieces_of(text, starts, window.char_end)), scorer, rule)
 
 
@@ -114,7 +95,7 @@ def inspect_windows(
         window_ids = best.sort_by("source")["window_id"].to_pylist()
     scorer, checkpoint = _looking(recipe, recipe.window.length), resolve(recipe.model)
     tokenizer = Tokenizer.load(checkpoint.tokenizer_file)
-    model = load_model_for([cast("Ask", scorer.ask())], checkpoint, recipe.model, recipe.window.length, device)
+    model = _load_for(scorer, checkpoint, recipe, recipe.window.length, device)
     facts = _selection_facts(run, window_ids)
     for document, tokenized, kept in read_tokenized(run.plan(), windows, window_ids, recipe.corpus, tokenizer):
         part = slice(kept.start, kept.start + kept.num_tokens)
@@ -122,6 +103,37 @@ def inspect_windows(
         window = Window(**place, tokens=tokenized.ids[part], doc_tokens=kept.doc_tokens)
         pieces = pieces_of(document.text, tokenized.char_starts[part], kept.char_end)
         yield inspect(model, Cut(window, pieces, facts.get(kept.window_id, {})), scorer, rule)
+
+
+class _CutText(NamedTuple):
+    """A text cut for a recipe's model, into windows of its length or, if it is shorter, one of its own."""
+
+    checkpoint: "Checkpoint"
+    tokenized: "Tokenized"
+    length: int
+    windows: list[Window]
+
+
+def _cut_text(text: str, name: str, recipe: Recipe) -> _CutText:
+    from longattn.models import resolve
+    from longattn.tokens import Tokenizer
+    from longattn.windows import cut
+
+    checkpoint = resolve(recipe.model)
+    tokenized = Tokenizer.load(checkpoint.tokenizer_file).encode(text)
+    if len(tokenized.ids) < FEWEST_TOKENS:
+        found = len(tokenized.ids)
+        raise ValueError(f"text must have at least {FEWEST_TOKENS} tokens to measure distances in, got {found}")
+    length = min(recipe.window.length, len(tokenized.ids))
+    windows = cut(Document(name, "text", text, name, 0), tokenized, length)
+    return _CutText(checkpoint, tokenized, length, windows)
+
+
+def _load_for(scorer: "Scorer", checkpoint: "Checkpoint", recipe: Recipe, length: int, device: str) -> "Model":
+    """The model with what the scorer asks of it; ``auto`` is the first GPU, or the CPU."""
+    ask = scorer.ask()
+    assert ask is not None, "LongAttn reads a model's attention"
+    return load_model_for([ask], checkpoint, recipe.model, length, engines.device(device))
 
 
 def _looking(recipe: Recipe, length: int) -> "LongAttn":
