@@ -65,8 +65,10 @@ class Database:
 
         Piece by piece, because an INSERT of a sorted result holds more of it in memory than the limit may allow.
         """
+        ((schema,),) = self.rows("SELECT current_schema()")
         with self.connection.cursor() as writer:
-            writer.execute(f"USE {STORE}")
+            # a cursor begins where the database does
+            writer.execute(f"USE {STORE}.{schema}")
             rows = 0
             for piece in self.stream(query):
                 writer.register("piece", piece)
