@@ -263,9 +263,14 @@ def shares_by_length(title: str, classes: Mapping[int, tuple[int, int]]) -> Mark
     parts.append(line(LEFT, y(0.0), WIDTH - RIGHT, y(0.0), "axis"))
     step = max(1, -(-(last + 1 - first) // 8))
     for c in range(first, last + 2, step):
-        parts += [line(x(c), y(0.0), x(c), y(0.0) + 4, "axis"), label(x(c), y(0.0) + 16, f"{2 ** (c / 2):.3g}")]
+        parts += [line(x(c), y(0.0), x(c), y(0.0) + 4, "axis"), label(x(c), y(0.0) + 16, _windows(2 ** (c / 2)))]
     described = f"{title}: documents of all windows and of kept ones, by length in windows"
     return drawing(WIDTH, HEIGHT, described, *parts, label(LEFT, 12, title, "name", "start"))
+
+
+def _windows(length: float) -> str:
+    """A length in windows as short as it can be told from its neighbours, half a power of two away."""
+    return f"{length:,.0f}" if length >= 10 else f"{length:.2g}"
 
 
 def change_bars(rows: Sequence[tuple[str, int, int, int]]) -> Markup:

@@ -112,7 +112,7 @@
   // a line with the colour of the arcs that it speaks of
   function titled(text, colour) {
     const whole = made("p");
-    whole.append(made("span", "", `key ${colour}`), ` ${text}`);
+    whole.append(made("span", text, `key ${colour}`));
     return whole;
   }
 

@@ -259,6 +259,10 @@ def shade(half_powers: int) -> str:
     return f"n{-half_powers}" if half_powers < 0 else f"p{half_powers}"
 
 
-def key_of_shades() -> list[tuple[str, str]]:
-    """Classes of the map's shades with what they stand for, for a legend: whole powers of two have a number."""
-    return [(shade(h), f"{2.0 ** (h / 2):g}×" if h % 2 == 0 else "") for h in STEPS]
+def key_of_shades() -> list[tuple[list[str], str]]:
+    """Classes of the map's shades, for a legend: up to each whole power of two, with its number.
+
+    >>> key_of_shades()[:2]
+    [(['n4'], '0.25×'), (['n3', 'n2'], '0.5×')]
+    """
+    return [([shade(h) for h in (w - 1, w) if h in STEPS], f"{2.0 ** (w / 2):g}×") for w in STEPS if w % 2 == 0]
