@@ -111,7 +111,9 @@ def test_the_card_of_an_export_shows_the_run_in_figures(recipe, tmp_path):
     assert [one.file for one in verbs.verify(tmp_path / "run").damaged] == [f"export/{pictures[0]}"]
 
 
-def test_the_ledger_balances_with_every_kind_of_record(recipe, tmp_path):
+@pytest.mark.parametrize("copied_together", [ledger.COPIED_TOGETHER, 2])
+def test_the_ledger_balances_with_every_kind_of_record(recipe, tmp_path, monkeypatch, copied_together):
+    monkeypatch.setattr(ledger, "COPIED_TOGETHER", copied_together)
     bad = tmp_path / "corpus" / "part-9.jsonl"
     bad.write_bytes(
         b'{"id": "ok", "text": "' + b"x" * 70 + b'"}\n'

@@ -206,6 +206,7 @@ def small_parts():
     """What is done in parts where there are millions of windows is done so with a few; numbers of documents collide."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "DOCUMENT", "hash(doc_id) % 3")
+        patch.setattr(loading, "COPIED_TOGETHER", 2)
         patch.setattr(scoring, "SORTED_TOGETHER", 2)
         patch.setattr(keeping, "COMPARED_TOGETHER", 5)
         patch.setattr(summary, "TOGETHER", 4)

@@ -20,6 +20,9 @@ from longattn.tables import Receipt, RunFolder, Table, durable
 ROWS_AT_ONCE = 131_072
 """Documents whose ids are looked at by one query, at least."""
 
+COPIED_TOGETHER = 512
+"""So many tables wait apart: each takes kilobytes, however few its rows."""
+
 
 class LedgerError(LongAttnError):
     """What was read and what became of it do not add up: the tables must not be used."""
@@ -181,6 +184,8 @@ def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         if rows >= ROWS_AT_ONCE:
             yield pa.concat_tables(pending)
             pending, rows = [], 0
+        elif len(pending) == COPIED_TOGETHER:
+            pending = [pa.concat_tables(pending).combine_chunks()]
     if pending:
         yield pa.concat_tables(pending)
 

@@ -98,12 +98,12 @@ class Job:
         tokenizer = hashlib.sha256(self.checkpoint.tokenizer_file.read_bytes()).hexdigest()[:16]
         return {"format": FORMAT, "corpus": reading, "length": self.window.length, "tokenizer": tokenizer}
 
-    @property
+    @cached_property
     def documents(self) -> Table:
         """One row per record."""
         return self.run.table("documents", self.cut_settings)
 
-    @property
+    @cached_property
     def windows(self) -> Table:
         """One row per window."""
         return self.run.table("windows", self.cut_settings)

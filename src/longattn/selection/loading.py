@@ -35,6 +35,9 @@ DOCUMENT = "hash(doc_id)"
 SIGNATURE = Column("minhash", None, "minhash")
 """Where the MinHash signatures are."""
 
+COPIED_TOGETHER = 512
+"""So many units wait apart: each takes kilobytes in every table, however few its rows."""
+
 Picks = Mapping[str, Mapping[str, str]]
 """By table, what is read of it: the name that a column gets in the database, and the column."""
 
@@ -231,6 +234,8 @@ def _aligned_chunks(units: Sequence[str], tables: Mapping[str, Table], picks: Pi
         if rows >= CHUNK_ROWS or unit == units[-1]:
             yield {name: pa.concat_tables([part[name] for part in pending]) for name in tables}
             pending, rows = [], 0
+        elif len(pending) == COPIED_TOGETHER:
+            pending = [{name: pa.concat_tables([part[name] for part in pending]).combine_chunks() for name in tables}]
 
 
 def _read_unit(unit: str, tables: Mapping[str, Table], picks: Picks) -> dict[str, pa.Table]:
