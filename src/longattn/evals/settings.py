@@ -52,7 +52,7 @@ class Measuring:
     length: int = 4096
     """Tokens per window."""
     windows: int = 64
-    """Windows to measure, spread evenly over the documents in their order."""
+    """Most windows to measure; of more, a draw in which every window is as likely as any other."""
     context: int | None = None
     """Least tokens that the short context holds; None is a 16th of the window."""
     late: int | None = None
@@ -66,4 +66,4 @@ class Measuring:
     resamples: int = 1000
     """Bootstrap samples of documents that an interval is made of."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Another seed draws other windows, and makes other bootstrap samples."""

@@ -54,6 +54,10 @@ class Materials:
     hotpot: "Questions | None" = None
     """Questions that take two documents."""
 
+    def size(self, draft: "Draft") -> int:
+        """Tokens of a prompt and of what its answer begins with."""
+        return self.count_tokens(draft.prompt + draft.answer_prefix)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -164,8 +168,7 @@ class FilledTask(Task):
             return lambda parts: self.draft(random.Random(f"{self.name} {seed} {index}"), parts)
 
         def size(parts: int) -> int:
-            draft = drawer(0)(parts)
-            return materials.count_tokens(draft.prompt + draft.answer_prefix)
+            return materials.size(drawer(0)(parts))
 
         reserved = self.reserve(length, materials, drawer(0)(self.least).answers)
         free = length - reserved
@@ -173,7 +176,7 @@ class FilledTask(Task):
         parts = largest(size, free, step=step, estimate=int(length / size(step) * step * 3), least=self.least)
         samples = []
         for index in range(count):
-            draft, tokens, _ = fitted(drawer(index), materials, parts, free, step=1, least=self.least)
+            draft, tokens = fitted(drawer(index), materials, parts, free, step=1, least=self.least)
             samples.append(draft.sample(index, tokens + reserved))
         return samples, reserved, 0
 
@@ -228,17 +231,17 @@ def largest(size: Callable[[int], int], limit: int, *, step: int, estimate: int,
 
 def fitted(
     draw: Callable[[int], Draft], materials: Materials, haystack: int, limit: int, *, step: int, least: int
-) -> tuple[Draft, int, int]:
-    """A draft of at most ``limit`` tokens, its length, and its haystack: a step less each time it comes out too long.
+) -> tuple[Draft, int]:
+    """A draft of at most ``limit`` tokens, and its length: a step less of ``haystack`` each time it comes out too long.
 
     Raises :class:`DoesNotFitError` where the least haystack is too much for :data:`TRIES` draws.
     """
     tries = TRIES
     while True:
         draft = draw(haystack)
-        length = materials.count_tokens(draft.prompt + draft.answer_prefix)
+        length = materials.size(draft)
         if length <= limit:
-            return draft, length, haystack
+            return draft, length
         if haystack == least:
             tries -= 1
         if not tries:

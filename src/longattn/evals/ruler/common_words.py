@@ -46,7 +46,7 @@ class CommonWords(Task):
             raise DoesNotFitError(f"with a word beside the {self.common} common ones it is too long for {free} tokens")
         samples = []
         for index in range(count):
-            draft, tokens, _ = fitted(writer.draft, materials, size, free, step=STEP, least=least)
+            draft, tokens = fitted(writer.draft, materials, size, free, step=STEP, least=least)
             samples.append(draft.sample(index, tokens + reserved))
         return samples, reserved, 0
 
@@ -61,8 +61,7 @@ class _Writer:
     short: bool
 
     def size(self, num_words: int) -> int:
-        draft = self.draft(num_words)
-        return self.materials.count_tokens(draft.prompt + draft.answer_prefix)
+        return self.materials.size(self.draft(num_words))
 
     def draft(self, num_words: int) -> Draft:
         """A question on a list of so many different words."""

@@ -36,7 +36,7 @@ class FrequentWords(Task):
             random.Random(seed).shuffle(text)
             fields = {"context": " ".join(text), "query": ""}
             draft = Draft(template.task.format(**fields), template.prefix.format(**fields), tuple(words[1:4]))
-            return draft, materials.count_tokens(draft.prompt + draft.answer_prefix)
+            return draft, materials.size(draft)
 
         words = self._vocabulary(rng, vocabulary, seed)
         size = free // self.letters

@@ -59,7 +59,7 @@ class Niah(Task):
         size = largest(writer.size, free, step=step, estimate=int(length / per_unit * 3), least=self.least)
         samples = []
         for index in range(count):
-            draft, tokens, _ = fitted(writer.draft, materials, size, free, step=step, least=self.least)
+            draft, tokens = fitted(writer.draft, materials, size, free, step=step, least=self.least)
             before = draft.prompt[: draft.prompt.find(draft.answers[0])]
             facts = {**draft.facts, "answer_at": materials.count_tokens(before)}
             samples.append(draft.sample(index, tokens + reserved, facts))
@@ -88,8 +88,7 @@ class _Writer:
 
     def size(self, haystack: int) -> int:
         """Tokens of a prompt with a haystack of so many words or lines."""
-        draft = self.draft(haystack)
-        return self.materials.count_tokens(draft.prompt + draft.answer_prefix)
+        return self.materials.size(self.draft(haystack))
 
     def draft(self, haystack: int) -> Draft:
         """A prompt with a haystack of so many words or lines."""

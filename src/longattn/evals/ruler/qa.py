@@ -58,7 +58,7 @@ class QA(Task):
                 break
             own = len(writer.own(question))
             try:
-                draft, tokens, _ = fitted(
+                draft, tokens = fitted(
                     lambda documents, question=question: writer.draft(question, documents),
                     materials,
                     max(size, own),
@@ -103,8 +103,7 @@ class _Writer:
         return question.documents if self.task.whole_context else question.needed or question.documents
 
     def size(self, question: Question, documents: int) -> int:
-        draft = self.draft(question, documents)
-        return self.materials.count_tokens(draft.prompt + draft.answer_prefix)
+        return self.materials.size(self.draft(question, documents))
 
     def draft(self, question: Question, documents: int) -> Draft:
         """A question on so many documents."""

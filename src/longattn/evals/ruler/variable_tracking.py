@@ -48,7 +48,7 @@ class VariableTracking(Task):
 
         samples = []
         for index in range(count):
-            draft, tokens, _ = fitted(draw, materials, size, length - reserved, step=step, least=self.hops + 1)
+            draft, tokens = fitted(draw, materials, size, length - reserved, step=step, least=self.hops + 1)
             samples.append(draft.sample(index, tokens + reserved))
         return samples, reserved, 0
 
@@ -62,8 +62,7 @@ class _Writer:
     """RULER draws values, and only these, from numpy."""
 
     def size(self, lines: int) -> int:
-        draft = self.draft(lines)
-        return self.materials.count_tokens(draft.prompt + draft.answer_prefix)
+        return self.materials.size(self.draft(lines))
 
     def draft(self, lines: int, *, solved: bool = False) -> Draft:
         """A question among so many lines; the one to be ``solved`` has shorter names and a fixed value."""
@@ -87,14 +86,13 @@ class _Writer:
             return self.draft(lines, solved=True)
 
         def size(lines: int) -> int:
-            draft = draw(lines)
-            return self.materials.count_tokens(draft.prompt + draft.answer_prefix)
+            return self.materials.size(draw(lines))
 
         step = 5
         per_line = size(step) / step
         least = self.task.hops + 1
         lines = largest(size, limit, step=step, estimate=int(limit / per_line * 3), least=least)
-        draft, _, _ = fitted(draw, self.materials, lines, limit, step=step, least=least)
+        draft, _ = fitted(draw, self.materials, lines, limit, step=step, least=least)
         return f"{draft.prompt}{draft.answer_prefix} {' '.join(draft.answers)}\n"
 
     def renamed(self, example: str) -> str:
