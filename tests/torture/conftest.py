@@ -9,10 +9,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Queue
 
 import pytest
-from faulty import Box, write_inputs
+from faulty import Box, Boxes, write_inputs
 
 import longattn
 
@@ -68,7 +67,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def boxes(tmp_path_factory) -> Iterator[Queue]:
+def boxes() -> Iterator[Boxes]:
     """Two places to run in, each with a folder and a server of its own, for two trials at a time."""
     from longattn.testing import tiny_checkpoint
 
@@ -78,9 +77,8 @@ def boxes(tmp_path_factory) -> Iterator[Queue]:
         inputs = Path(folder, "inputs")
         write_inputs(inputs)
         tiny_checkpoint(inputs / "model")
-        both: Queue[Box] = Queue()
-        for name in ("one", "two"):
-            both.put(Box(Path(folder, name), inputs, Path(longattn.__file__).parents[1]))
+        package = Path(longattn.__file__).parents[1]
+        both = Boxes(Box(Path(folder, name), inputs, package) for name in ("one", "two"))
         yield both
-        while not both.empty():
-            both.get().close()
+        for box in both.all:
+            box.close()

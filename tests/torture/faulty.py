@@ -18,10 +18,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 NO_RESULTS = (".lock", "progress", "timings.json")
@@ -84,6 +86,25 @@ class Box:
         """Windows measured since the folder was cleared, all attempts together."""
         path = self.root / "measured"
         return sum(map(int, path.read_text().split())) if path.exists() else 0
+
+
+class Boxes:
+    """As many boxes as trials are made at a time; who has one is alone with it."""
+
+    def __init__(self, boxes: Iterable[Box]) -> None:
+        self.all = tuple(boxes)
+        self._free: Queue[Box] = Queue()
+        for box in self.all:
+            self._free.put(box)
+
+    @contextmanager
+    def one(self) -> Iterator[Box]:
+        """A box that nobody has, once there is one; for a ``with`` block."""
+        box = self._free.get()
+        try:
+            yield box
+        finally:
+            self._free.put(box)
 
 
 def write_inputs(root: Path, files: int = 2, documents: int = 3) -> None:

@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from queue import Queue
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pytest
-from faulty import Box
+from faulty import Box, Boxes
 
 from longattn.errors import DamageError
 from longattn.tables import RunFolder, durable, held, sweep
@@ -22,17 +21,14 @@ from longattn.tables import RunFolder, durable, held, sweep
 T = TypeVar("T")
 
 
-def both(boxes: Queue, trial: Callable[[Box, T], str], cases: Iterable[T]) -> list[str]:
+def both(boxes: Boxes, trial: Callable[[Box, T], str], cases: Iterable[T]) -> list[str]:
     """What each trial says, an empty text if it passed; two at a time."""
 
     def one(case: T) -> str:
-        box = boxes.get()
-        try:
+        with boxes.one() as box:
             return trial(box, case)
-        finally:
-            boxes.put(box)
 
-    with ThreadPoolExecutor(boxes.qsize()) as pool:
+    with ThreadPoolExecutor(len(boxes.all)) as pool:
         said = list(pool.map(one, cases))
     for failure in filter(None, said):
         sys.stdout.write(failure + "\n")
@@ -79,9 +75,8 @@ def interrupted(box: Box, point: tuple[int, str]) -> str:
 
 @pytest.mark.parametrize("how", ["kill", "fail"])
 def test_every_operation_of_a_run(trials, boxes, how):
-    box = boxes.get()
-    count = len(box.operations())
-    boxes.put(box)
+    with boxes.one() as box:
+        count = len(box.operations())
     points = trials.random().sample(range(1, count + 1), trials.number(count, 5))
     said = both(boxes, interrupted, [(at, how) for at in points])
     what = {"kill": "process killed", "fail": "error"}[how]

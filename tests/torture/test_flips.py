@@ -4,7 +4,6 @@ import random
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -34,19 +33,18 @@ def some_bits(folder: Path, number: int, chosen: random.Random) -> list[tuple[st
     return [(str(path.relative_to(folder)), chosen.randrange(8 * path.stat().st_size)) for path in paths]
 
 
-def finished(boxes: Any) -> tuple[Box, Path]:
-    """A box with a finished run, and a copy of the run."""
-    box = boxes.get()
+def finish(box: Box) -> Path:
+    """Make the run of a box a finished one; returns a copy of it."""
     calm(box)
     box.clear()
     assert box.do()["status"] == 0
     shutil.copytree(box.output, box.root / "whole", dirs_exist_ok=True)
-    return box, box.root / "whole"
+    return box.root / "whole"
 
 
 def test_every_flipped_bit_is_found(trials, boxes):
-    box, whole = finished(boxes)
-    try:
+    with boxes.one() as box:
+        whole = finish(box)
         bits = some_bits(whole, trials.number(2000, 25), trials.random())
         assert verbs.verify(box.output).damaged == []
         found = 0
@@ -60,15 +58,13 @@ def test_every_flipped_bit_is_found(trials, boxes):
                 sys.stdout.write(f"flip({name!r}, {bit}) is not found\n")
             shutil.copy(whole / name, box.output / name)
         trials.count("I4", "flipped bit in a finished run, found by verify", len(bits), found)
-    finally:
-        boxes.put(box)
 
 
 def test_nothing_is_made_from_a_flipped_bit(trials, boxes):
     """Select, export and report refuse it, or give the bytes that they give without it."""
 
-    box, whole = finished(boxes)
-    boxes.put(box)
+    with boxes.one() as box:
+        whole = finish(box)
     outputs = ("selection.parquet", "report.html", "export/")
 
     def trial(box: Box, case: tuple[str, int]) -> str:
@@ -136,9 +132,9 @@ def test_sealed_json_is_refused_after_any_change():
 @pytest.fixture
 def run(boxes):
     """A finished run that a test may change."""
-    box, _ = finished(boxes)
-    yield box.output
-    boxes.put(box)
+    with boxes.one() as box:
+        finish(box)
+        yield box.output
 
 
 def test_what_is_gone_is_named(run):

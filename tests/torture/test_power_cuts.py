@@ -5,13 +5,13 @@ there, be gone, be zeros or be cut off, whatever the order in which it was done.
 """
 
 import random
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from faulty import Boxes
 from test_crashes import both, calm
 
 from longattn.errors import DamageError
@@ -92,13 +92,10 @@ def disk_after(operations: Iterable[Operation]) -> Disk:
     return disk
 
 
-def recorded(boxes: Any) -> list[Operation]:
+def recorded(boxes: Boxes) -> list[Operation]:
     """The operations of an undisturbed run that change its folder."""
-    box = boxes.get()
-    try:
+    with boxes.one() as box:
         return [one for one in box.operations() if one[0] not in ("read", "close")]
-    finally:
-        boxes.put(box)
 
 
 def goes_on(box: Any, case: tuple[str, State]) -> str:
@@ -179,14 +176,10 @@ def test_the_model_finds_what_is_not_synced(boxes):
     operations = [one for one in recorded(boxes) if one[0] != "sync"]
     state = disk_after(operations).after_a_cut(LOSSES["dropped"], lambda name: True)
     assert state["run/manifest.json"] == b""
-    box = boxes.get()
-    try:
+    with boxes.one() as box:
         assert "it has no seal" in goes_on(box, ("no syncs", state))
         with pytest.raises(DamageError, match="it has no seal"):
             read_sealed(Path(box.output, "manifest.json"))
-    finally:
-        shutil.rmtree(box.output)
-        boxes.put(box)
 
 
 def test_after_the_last_sync_nothing_can_be_lost(boxes):
