@@ -85,7 +85,7 @@ def test_baselines_always_stand_there_and_see_nothing(recipe, tmp_path):
 
 def test_what_a_source_does_not_allow_is_said(validated):
     _, found = validated
-    assert "one: its 8 windows of 1 documents do not allow spliced-2, spliced-4" in found.notes
+    assert "one: its 8 windows of 1 document do not allow spliced-2, spliced-4" in found.notes
     assert {s.control for s in found.separations if s.source == "one"} == {"shuffled-8"}
     assert found.sources == {"many": {"windows": 8, "documents": 8}, "one": {"windows": 8, "documents": 1}}
 

@@ -220,15 +220,16 @@ def _notes(materials: Sequence[Material], controls: Sequence[str]) -> list[str]:
     """What could not be made, and what a reader should know of the sample."""
     notes = []
     for material in materials:
-        documents = len(set(material.documents))
+        count = len(set(material.documents))
+        documents = f"{count} document{'s' if count != 1 else ''}"
         absent = [name for name in controls if len(material.groups[name]) < 2]
         if absent:
             notes.append(
-                f"{material.source}: its {len(material.intact)} windows of {documents} documents do not allow "
+                f"{material.source}: its {len(material.intact)} windows of {documents} do not allow "
                 f"{', '.join(absent)}"
             )
-        if documents < 20:
-            notes.append(f"{material.source}: only {documents} documents; intervals are of little worth")
+        if count < 20:
+            notes.append(f"{material.source}: only {documents}; intervals are of little worth")
     return notes
 
 
