@@ -56,7 +56,7 @@ def list_files(corpus: Corpus, *, compare: bool = True) -> Listing:
         for part in parts:
             if found.setdefault(_identity(part.file), part) is not part:
                 repeated.append(part.file)
-    logger.info("found %d files%s", len(found), _counts(skipped))
+    logger.info("found %d file%s%s", len(found), "s" if len(found) != 1 else "", _counts(skipped))
     if repeated:
         logger.info("%d files are named by several inputs, such as %s; read once", len(repeated), repeated[0])
     parts = list(found.values())

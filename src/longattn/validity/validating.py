@@ -225,8 +225,7 @@ def _notes(materials: Sequence[Material], controls: Sequence[str]) -> list[str]:
         absent = [name for name in controls if len(material.groups[name]) < 2]
         if absent:
             notes.append(
-                f"{material.source}: its {len(material.intact)} windows of {documents} do not allow "
-                f"{', '.join(absent)}"
+                f"{material.source}: its {len(material.intact)} windows of {documents} do not allow {', '.join(absent)}"
             )
         if count < 20:
             notes.append(f"{material.source}: only {documents}; intervals are of little worth")
