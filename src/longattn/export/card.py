@@ -8,6 +8,7 @@ from typing import Any
 
 from longattn.export.summary import ExportSummary
 from longattn.settings import Exporting
+from longattn.templating import fill
 
 
 def dataset_card(
@@ -23,16 +24,14 @@ def dataset_card(
     without the places of files and models on this machine; ``usage`` is what the format says of its reading.
     ``figures`` are files beside the card, by caption.
     """
-    import jinja2
     import yaml
     from huggingface_hub import DatasetCardData
 
-    # Markdown, whose cells escape by themselves
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
-    environment.filters |= {"cell": cell, "thousands": "{:,}".format}
     template = resources.files("longattn.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
     recipe = _public(manifest.get("recipe", {}))
-    return environment.from_string(template).render(
+    return fill(
+        template,
+        {"cell": cell},
         card_data=DatasetCardData(**_header(summary, rule)).to_yaml(),
         summary=summary,
         usage=usage,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from longattn.export.card import cell, size_category
 from longattn.settings import Exporting
+from longattn.templating import fill
 
 if TYPE_CHECKING:
     from longattn.mixing.mixing import MixSummary
@@ -11,12 +12,8 @@ if TYPE_CHECKING:
 
 def mixture_card(summary: "MixSummary", usage: str, rule: Exporting) -> str:
     """A YAML header for the hub, then Markdown for people; ``usage`` is what the format says of its reading."""
-    import jinja2
     from huggingface_hub import DatasetCardData
 
-    # Markdown, whose cells escape by themselves
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
-    environment.filters |= {"cell": cell, "thousands": "{:,}".format, "percent": "{:.2%}".format}
     header = DatasetCardData(
         pretty_name=rule.push_to or "Training mixture for long contexts",
         license=rule.license,
@@ -24,7 +21,9 @@ def mixture_card(summary: "MixSummary", usage: str, rule: Exporting) -> str:
         size_categories=[size_category(summary.num_windows)],
         tags=["long-context", "pre-training", "data-mixture", "longattn"],
     )
-    return environment.from_string(_CARD).render(
+    return fill(
+        _CARD,
+        {"cell": cell, "percent": "{:.2%}".format},
         header=header.to_yaml(),
         summary=summary,
         usage=usage,

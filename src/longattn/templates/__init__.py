@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from longattn.recipes import Recipe, as_flags
+from longattn.templating import fill
 
 Scheduler = Literal["slurm", "kubernetes", "ray"]
 Stack = Literal["hf", "megatron-bridge", "torchtitan", "axolotl", "llamafactory"]
@@ -22,19 +23,13 @@ def render(
     running cluster, which needs no shards. ``gpus`` of each task; for Ray those are the cluster's. Every word of the
     command is quoted for the file's language. Raises ``ValueError`` for fewer than one shard.
     """
-    # an import that --help can do without
-    import jinja2
-
     if shards < 1:
         raise ValueError(f"shards must be at least 1, got {shards}")
-    # nothing here is HTML: words are quoted for the shell or for YAML where they are put in
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
-    environment.filters |= {"shell": _shell, "yaml": _yaml}
     source = (files(__name__) / f"{scheduler}.jinja").read_text(encoding="utf-8")
     words = [*recipe.corpus.inputs, "--output", str(output), *as_flags(recipe)]
-    return environment.from_string(source).render(
-        words=words, output=str(output), shards=shards, gpus=gpus, image=image
-    )
+    # words are quoted for the shell or for YAML where they are put in
+    filters = {"shell": _shell, "yaml": _yaml}
+    return fill(source, filters, words=words, output=str(output), shards=shards, gpus=gpus, image=image)
 
 
 def _shell(words: str | Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from longattn.errors import ModelError, RunError
 from longattn.export.summary import FILE_NAME
 from longattn.templates import Stack
+from longattn.templating import fill
 from longattn.train.rope import bases, read_rope
 from longattn.train.settings import Training
 
@@ -89,9 +90,6 @@ def render(stack: Stack, folder: Path, model: str, rule: Training, *, gpus: int 
     Raises :class:`RunError` for a folder that is neither or that this stack does not read, with the flags that make one
     that it does; ``ValueError`` for GPUs over which a step cannot be split.
     """
-    # an import that --help can do without
-    import jinja2
-
     needs, data = STACKS[stack], read_data(folder)
     _check(stack, needs, data)
     batch = max(1, round(rule.batch_tokens / data.length))
@@ -102,11 +100,11 @@ def render(stack: Stack, folder: Path, model: str, rule: Training, *, gpus: int 
         )
     tokens = rule.tokens or data.windows * data.length
     steps = max(1, tokens // (batch * data.length))
-    # nothing here is HTML: values are put in as JSON, which YAML, TOML and Python read alike
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
-    environment.filters |= {"literal": json.dumps, "thousands": "{:,}".format}
     source = (files("longattn.templates") / f"{stack}.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return fill(
+        source,
+        # JSON, which YAML, TOML and Python read alike
+        {"literal": json.dumps},
         data=data,
         model=read_trainee(model, data.length),
         rule=rule,
