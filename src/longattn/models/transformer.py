@@ -245,8 +245,20 @@ def _load_module(
     _check_size(checkpoint, model_class, config, weights)
     AttentionInterface.register(_INTERFACE, _attend)
     AttentionMaskInterface.register(_INTERFACE, _no_mask)
+    return filled(model_class, checkpoint.name, weights, config, dtype, attention)
+
+
+def filled(
+    model_class: Any,
+    name: str,
+    weights: LocalWeights,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    attention: str | None,
+) -> PreTrainedModel:
+    """A model of ``transformers`` with every tensor of its files. Raises ``ModelError`` for files that lack some."""
     with quiet():
-        module, report = cast("Any", model_class).from_pretrained(
+        module, report = model_class.from_pretrained(
             weights.folder,
             config=config,
             dtype=dtype,
@@ -257,7 +269,7 @@ def _load_module(
         )
     # transformers fills in random numbers
     if absent := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise ModelError(f"{checkpoint.name}: lacking, or of another shape: {', '.join(absent[:5])}")
+        raise ModelError(f"{name}: lacking, or of another shape: {', '.join(absent[:5])}")
     scale_queries(module)
     return module
 

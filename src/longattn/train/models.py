@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -18,8 +18,7 @@ from longattn.export.staging import replacing
 from longattn.models.cache import file_digest
 from longattn.models.checkpoint import Checkpoint, check_unchanged
 from longattn.models.configuration import max_positions
-from longattn.models.query_scale import scale_queries
-from longattn.models.transformer import quiet
+from longattn.models.transformer import filled, quiet
 from longattn.models.weights import LocalWeights
 from longattn.tables import write_json, write_text
 from longattn.train.settings import Training
@@ -71,20 +70,8 @@ def load_trainable(checkpoint: Checkpoint, config: PreTrainedConfig, training: T
     """The model in float32, with every tensor of its files. Raises ``ModelError`` for files that lack some."""
     attention = shifted_name(training.groups) if training.attention == "shifted" else None
     weights = checkpoint.weights.fetch(checkpoint.weights.names)
-    with quiet():
-        module, report = cast("Any", AutoModelForCausalLM).from_pretrained(
-            weights.folder,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    if absent := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise ModelError(f"{checkpoint.name}: lacking, or of another shape: {', '.join(absent[:5])}")
+    module = filled(AutoModelForCausalLM, checkpoint.name, weights, config, torch.float32, attention)
     check_unchanged(checkpoint)
-    scale_queries(module)
     return module
 
 
