@@ -272,6 +272,12 @@ def test_without_the_library_native_raises_with_the_remedy(unbuilt):
         row_moments(q, q, positions=torch.arange(3), distances=[1], backend="native")
 
 
+def test_a_library_that_cannot_be_loaded_is_named_with_the_remedy(unbuilt, tmp_path):
+    (tmp_path / "missing.so").write_bytes(b"made for another machine")
+    with pytest.raises(RuntimeError, match=r"missing\.so cannot be loaded here \(.*\); install longattn again"):
+        native.isa()
+
+
 def test_a_library_of_other_sources_is_refused(monkeypatch):
     native._library.cache_clear()
     monkeypatch.setattr(native.ctypes, "sizeof", lambda _: 1)

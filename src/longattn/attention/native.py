@@ -36,7 +36,10 @@ class _Question(ctypes.Structure):
 def _library() -> ctypes.CDLL | None:
     if not LIBRARY.exists():
         return None
-    library = ctypes.CDLL(str(LIBRARY))
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        raise RuntimeError(f"{LIBRARY} cannot be loaded here ({error}); install longattn again") from error
     library.longattn_question_bytes.restype = ctypes.c_int64
     library.longattn_instruction_set.restype = ctypes.c_char_p
     library.longattn_instruction_set.argtypes = [ctypes.c_int32]
