@@ -270,8 +270,8 @@ def evaluate(
 
     ``columns`` maps names (``table.name`` for a column with a table) to arrays [N], or [N, M] for list columns;
     ``groups`` [N] names the group of each row within which values are standardised, None makes all rows one group.
-    With ``reference`` [N], only these rows of a group decide its scale, and the others are placed on it. Rows that come
-    out as NaN are no part of any group. Raises ``KeyError`` for a column that is not there.
+    With ``reference`` [N], only these rows of a group decide its scale, and the others are placed on it. Rows where a
+    column that it reads is not a number are no part of any group. Raises ``KeyError`` for a column that is not there.
     """
     num_rows = len(next(iter(columns.values())))
     labels = np.zeros(num_rows, dtype=np.int64) if groups is None else np.asarray(groups)

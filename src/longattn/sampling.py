@@ -186,11 +186,10 @@ def fit(tokens: npt.NDArray, values: npt.NDArray[np.float32], influence: Floats,
     seen, column = np.unique(tokens, return_inverse=True)
     column = column.reshape(tokens.shape)
     coefficients, curves = _fit_all(column, values, len(seen))
-    counts = np.append(np.bincount(column.ravel(), minlength=len(seen)), 0)
     levels = np.einsum("buhv,hv,hv->u", coefficients, curves.mean(axis=0), influence)
     rank = np.argsort(np.argsort(levels, kind="stable"), kind="stable").astype(np.int32)
     used = influence.any(axis=0)
-    deviations = _deviations(column, values[..., used], influence[:, used], counts, first)
+    deviations = _deviations(column, values[..., used], influence[:, used], len(seen), first)
     return Prediction(seen.astype(np.int64), coefficients, curves, deviations, rank)
 
 
@@ -244,7 +243,7 @@ def _fit_one(cell: Integers, values: npt.NDArray[np.float32], curve: Floats, num
 
 
 def _deviations(
-    column: Integers, values: npt.NDArray[np.float32], influence: Floats, counts: Integers, first: int
+    column: Integers, values: npt.NDArray[np.float32], influence: Floats, num_tokens: int, first: int
 ) -> npt.NDArray[np.float32]:
     """Root mean square deviation of each token's rows, from ``first`` on, by head [U + 1, H]."""
     W, T, H, _ = values.shape
@@ -252,19 +251,19 @@ def _deviations(
     expected = np.zeros((W, T - first), dtype=np.int64)
     halves = [np.arange(W) % 2 == half for half in (0, 1)] if W > 1 else [np.array([True])] * 2
     for here, there in (halves, halves[::-1]):
-        coefficients, curves = _fit_all(column[there], values[there], len(counts) - 1)
+        coefficients, curves = _fit_all(column[there], values[there], num_tokens)
         predicted = coefficients[ranges(T)[first:], column[here, first:]] * curves[first:]
         apart[here] = np.einsum("wthv,hv->wth", values[here, first:] - predicted, influence)
-        expected[here] = 2 * np.bincount(column[there].ravel(), minlength=len(counts))[column[here, first:]]
+        expected[here] = 2 * np.bincount(column[there].ravel(), minlength=num_tokens)[column[here, first:]]
     column = column[:, first:]
-    counts = np.append(np.bincount(column.ravel(), minlength=len(counts) - 1), 0)
+    counts = np.bincount(column.ravel(), minlength=num_tokens + 1)
     square = np.stack([_within_neighbours(one, tokens) for one, tokens in zip(apart, column, strict=True)]) ** 2
     group = np.digitize(expected, CLASSES)
     classes = len(CLASSES) + 1
     of_class = _sums(group.ravel(), square.reshape(-1, H), classes)
     of_class /= np.maximum(1, np.bincount(group.ravel(), minlength=classes))[:, None]
     prior = of_class[np.digitize(counts, CLASSES)]
-    sums = _sums(column.ravel(), square.reshape(-1, H), len(counts))
+    sums = _sums(column.ravel(), square.reshape(-1, H), num_tokens + 1)
     mixed = (sums + NEIGHBOURS * prior) / (counts + NEIGHBOURS)[:, None]
     return np.sqrt(np.where(counts[:, None] < RARE, prior, mixed)).astype(np.float32)
 

@@ -31,8 +31,13 @@ def check_scorer(scorer: Scorer, model: "Model", windows: Sequence[Window]) -> N
     assert is_dataclass(scorer), f"{scorer.name} must be a dataclass"
     assert hash(scorer) == hash(replace(scorer)), f"{scorer.name} must be frozen, with hashable settings"
 
-    if isinstance(scorer, PilotScorer) and scorer.pilot_windows():
-        scorer = _with_pilot(scorer, model, windows)
+    with tempfile.TemporaryDirectory(prefix="longattn-pilot-") as folder:
+        if isinstance(scorer, PilotScorer) and scorer.pilot_windows():
+            scorer = _with_pilot(scorer, model, windows, Path(folder))
+        _check_measuring(scorer, model, windows)
+
+
+def _check_measuring(scorer: Scorer, model: "Model", windows: Sequence[Window]) -> None:
     facts = plain(dict(scorer.measurement()))
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts, "measurement() must consist of JSON types"
 
@@ -52,11 +57,10 @@ def check_scorer(scorer: Scorer, model: "Model", windows: Sequence[Window]) -> N
     assert set(scorer.null()) <= set(scorer.readings()), "null() must speak of readings()"
 
 
-def _with_pilot(scorer: PilotScorer, model: "Model", windows: Sequence[Window]) -> PilotScorer:
-    """The scorer with tables fitted to these windows."""
+def _with_pilot(scorer: PilotScorer, model: "Model", windows: Sequence[Window], folder: Path) -> PilotScorer:
+    """The scorer with tables fitted to these windows, which it reads from ``folder``."""
     from safetensors.numpy import save_file
 
-    folder = Path(tempfile.mkdtemp(prefix="longattn-pilot-"))
     seen = [look([scorer.pilot_ask()], model, window)[0] for window in windows]
     save_file(scorer.fit(windows, seen), folder / "pilot.safetensors")
     return scorer.with_pilot(str(folder / "pilot.safetensors"), "checked")

@@ -26,8 +26,8 @@ def span_mass(
     position as limit. Span s holds the keys from ``edges[s]`` up to ``edges[s + 1]``; what of it is beyond a row's
     limit adds nothing. ``scale`` defaults to 1/sqrt(K).
 
-    Works in at least float32 and adds spans up in float64, a few rows at a time. Raises ``ValueError`` for a limit
-    outside [1, T] and for edges that are not ascending in [0, T].
+    Works in at least float32, a few rows at a time; only the last division is in float64, so that masses have float32's
+    precision. Raises ``ValueError`` for a limit outside [1, T] and for edges that are not ascending in [0, T].
 
     >>> q = torch.zeros(1, 1, 1, 2)
     >>> span_mass(q, torch.zeros(1, 5, 1, 2), limits=torch.tensor([4]), edges=[0, 1, 3, 5]).flatten().tolist()
@@ -48,10 +48,11 @@ def span_mass(
             for g in range(G):
                 # queries that share a key head sit side by side, so keys are read once and never copied
                 heads = slice(g * (H // G), (g + 1) * (H // G))
+                k_TK = k[b, :, g].to(working)
                 for start in range(0, R, rows_per_tile):
                     rows_r = order_R[start : start + rows_per_tile]
                     q_hrK = (q[b, rows_r, heads].to(working) * factor).transpose(0, 1)
-                    mass_BHRS[b, heads, rows_r] = _tile(q_hrK, k[b, :, g].to(working), limits_R[rows_r], edges, wide)
+                    mass_BHRS[b, heads, rows_r] = _tile(q_hrK, k_TK, limits_R[rows_r], edges, wide)
     return mass_BHRS if wide == torch.float64 else mass_BHRS.cpu().double()
 
 

@@ -27,7 +27,7 @@ from longattn.validity.columns import read_columns
 from longattn.validity.controls import parse
 from longattn.validity.far_attention import FarAttention
 from longattn.validity.sampling import Intact, digest, sample
-from longattn.validity.statistics import Estimate, auc_interval, draws
+from longattn.validity.statistics import Estimate, auc, auc_interval, draws
 
 Array = npt.NDArray[np.float64]
 
@@ -328,9 +328,7 @@ def _scores(
 def _auc(pair: tuple[Array, Array]) -> float:
     better, worse = pair
     worse = worse[np.isfinite(worse)]
-    if not len(better) or not len(worse):
-        return float("nan")
-    return float(((better[:, None] > worse) + 0.5 * (better[:, None] == worse)).mean())
+    return auc(better, worse) if len(better) and len(worse) else float("nan")
 
 
 def _evidence(
