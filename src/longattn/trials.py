@@ -109,6 +109,7 @@ def validate(
     scorers |= {label: scorer.for_length(recipe.window.length) for label, scorer in (more or {}).items()}
     job, units, place = _validity_job(recipe, output, tuple(scorers.values()), device, threads)
     with job.run.lock():
+        job.run.sweep()
         labelled = dict(zip(scorers, job.scorers, strict=True))
         found = validity.validate(job, units, labelled, rule, place, progress)
         validity.write_validation(job.run.root / "validation.html", found)
@@ -148,6 +149,7 @@ def calibrate(
 
     job, units, place = _validity_job(recipe, output, (), device, threads)
     with job.run.lock():
+        job.run.sweep()
         found = validity.calibrate(job, units, rule or settings.Calibrating(), place, progress)
     write_json(preset, found)
     return found

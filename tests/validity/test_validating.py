@@ -53,7 +53,10 @@ def test_a_validation_after_interruptions_is_the_undisturbed_one(recipe, validat
     for windows in (3, 20):
         with pytest.raises(KeyboardInterrupt):
             trials.validate(recipe, tmp_path, RULE, "cpu", progress=Stop(windows), more=more)
+    half = tmp_path / "validity" / ".validation.json.0123abcd.tmp"
+    half.write_bytes(b"half")
     trials.validate(recipe, tmp_path, RULE, "cpu", more=more)
+    assert not half.exists(), "what a killed process left stays for ever"
     whole, parts = ((folder / "validity" / "validation.json").read_bytes() for folder in (validated[0], tmp_path))
     assert whole == parts
 

@@ -46,12 +46,17 @@ def write_attributes(
     """
     if corpus.join_by is not None:
         raise ValueError("records were joined (corpus.join_by), so windows are not of the documents that Dolma has")
+    of_file: dict[str, list[str]] = defaultdict(list)
+    for unit in units:
+        if documents.receipt(unit.id) and windows.receipt(unit.id):
+            for file in {part.file for part in unit.slices}:
+                of_file[file].append(unit.id)
     files = sorted({part.file for unit in units for part in unit.slices})
     places = {file: _place(file, name) for file in files}
     scores = _scores(selection)
     written = []
     for file in files:
-        spans = _spans(file, units, documents, windows, scores, name)
+        spans = _spans(file, of_file[file], documents, windows, scores, name)
         path = output / places[file]
         with durable(path) as stream, gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) as packed:
             for line in _lines(Path(file), corpus, spans, name):
@@ -81,23 +86,21 @@ def _scores(selection: Path) -> Scores:
 
 def _spans(
     file: str,
-    units: Sequence[WorkUnit],
+    units: Sequence[str],
     documents: Table,
     windows: Table,
     scores: Scores,
     name: str,
 ) -> dict[int, Spans]:
-    """The attributes of a file's documents, by line."""
-    mine = [unit.id for unit in units if any(part.file == file for part in unit.slices)]
-    mine = [unit for unit in mine if documents.receipt(unit) and windows.receipt(unit)]
+    """The attributes of a file's documents, by line, from the units that hold some of it."""
     lines = {
         row["position"]: row["line"]
-        for table in documents.read(mine, ["file", "position", "line"])
+        for table in documents.read(units, ["file", "position", "line"])
         for row in table.to_pylist()
         if row["file"] == file
     }
     found: dict[int, Spans] = defaultdict(lambda: {f"{name}__score": [], f"{name}__kept": []})
-    for table in windows.read(mine, ["file", "position", "doc_id", "char_start", "char_end"]):
+    for table in windows.read(units, ["file", "position", "doc_id", "char_start", "char_end"]):
         for row in table.to_pylist():
             if row["file"] != file:
                 continue

@@ -129,7 +129,11 @@ def _selection_rows(database: Database, readings: Sequence[str], schema: pa.Sche
     ds, du = (f"reading_{readings.index(name)}" if name in readings else "NULL" for name in ("ds", "du"))
     # a scan without a join: that is what DuckDB returns in the order in which the rows were put in
     first = [place for (place,) in database.rows("SELECT first FROM sources ORDER BY source")]
-    error = f", sqrt(greatest(reading_{readings.index(VARIANCE)}, 0)) AS score_se" if VARIANCE in readings else ""
+    error = ""
+    if VARIANCE in readings:
+        variance = f"reading_{readings.index(VARIANCE)}"
+        # an estimate may be a little below 0; one that is not known stays so
+        error = f", sqrt(CASE WHEN {variance} < 0 THEN 0 ELSE {variance} END) AS score_se"
     query = f"""
         SELECT {WINDOW_ID} AS window_id, doc_id, source, start, num_tokens, char_start, char_end,
             {ds} AS ds, {du} AS du, score,
