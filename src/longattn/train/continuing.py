@@ -11,7 +11,14 @@ from longattn import settings
 from longattn.models.checkpoint import Checkpoint, resolve
 from longattn.train.adapters import merged, with_lora
 from longattn.train.loop import Progress, Trained, train
-from longattn.train.models import check_fit, load_trainable, save_trained, trainable_config
+from longattn.train.models import (
+    check_apart,
+    check_documents,
+    check_fit,
+    load_trainable,
+    save_trained,
+    trainable_config,
+)
 from longattn.train.planning import plan
 from longattn.train.settings import Training
 from longattn.train.windows import Windows, read_windows
@@ -46,8 +53,11 @@ def continue_pretraining(
     config = trainable_config(checkpoint, model, training.dropout)
     for each in filter(None, (windows, held_out)):
         check_fit(checkpoint, config, model, each)
+        check_documents(each, training)
     adds = training.lora_rank is not None
     module = load_trainable(checkpoint, config, training)
+    if training.documents == "apart":
+        check_apart(module, checkpoint.name)
     facts = _facts(checkpoint, windows, held_out)
 
     def finish(weights: Mapping[str, Any]) -> None:

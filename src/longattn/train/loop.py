@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from transformers import (
 
 from longattn.errors import RunError
 from longattn.locks import locked
+from longattn.mixing.filling import positions
 from longattn.models.transformer import quiet
 from longattn.sampling import generator
 from longattn.settings import plain
@@ -45,9 +47,11 @@ from longattn.train.chunks import backward_by_chunks, draw_weights
 from longattn.train.planning import Plan, plan, step_seed
 from longattn.train.recomputing import keep_attention
 from longattn.train.settings import Training
+from longattn.train.windows import document_starts
 
 Row = Mapping[str, npt.NDArray[np.integer[Any]]]
-"""``input_ids`` [T] and optionally ``labels`` [T], -100 where nothing is learned."""
+"""``input_ids`` [T] and optionally ``labels`` [T], -100 where nothing is learned, and ``boundaries`` or
+``position_ids`` [T] of the documents in it."""
 
 Line = dict[str, int | float]
 """A line of ``metrics.jsonl``: ``step``, ``tokens``, ``loss``, ``learning_rate`` and ``grad_norm`` of a step, or
@@ -113,7 +117,7 @@ def train(
         trainer = (Trainer if training.chunk_tokens is None else _ChunkedTrainer)(
             model=model,
             args=arguments,
-            data_collator=collate,
+            data_collator=partial(collate, apart=training.documents == "apart"),
             train_dataset=_Chosen(windows, planned.order),
             eval_dataset=_Chosen(held_out, np.arange(len(held_out))) if held_out is not None else None,
             callbacks=[log, _Keeper(training, stop, start), _Reporter(progress)],
@@ -134,19 +138,27 @@ def train(
     return Trained(done, int(tokens[done - 1]), planned.left_out, tuple(log.lines))
 
 
-def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[Row], *, apart: bool = False) -> dict[str, torch.Tensor]:
     """Windows as a batch: ``input_ids`` and ``labels`` [B, T], filled up at their ends where lengths differ.
 
-    Attention is causal, so no token sees what is filled up behind it, and no mask is needed.
+    Attention is causal, so no token sees what is filled up behind it, and no mask is needed. To keep documents
+    ``apart`` there are ``position_ids`` [B, T] that begin anew with each, of which ``transformers`` makes the mask of
+    its attention, and the first token of each has no label. Raises :class:`RunError` for rows that do not say where
+    documents begin.
     """
     longest = max(len(row["input_ids"]) for row in rows)
     tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
     labels = torch.full((len(rows), longest), IGNORED)
+    places = torch.zeros(len(rows), longest, dtype=torch.int64)
     for i, row in enumerate(rows):
         length = len(row["input_ids"])
         tokens[i, :length] = torch.from_numpy(row["input_ids"].astype(np.int64))
         labels[i, :length] = torch.from_numpy(row.get("labels", row["input_ids"]).astype(np.int64))
-    return {"input_ids": tokens, "labels": labels}
+        if apart:
+            starts = document_starts(row)
+            places[i] = torch.from_numpy(positions(starts, longest))
+            labels[i, starts] = IGNORED
+    return {"input_ids": tokens, "labels": labels, **({"position_ids": places} if apart else {})}
 
 
 class _Chosen(Dataset[Row]):
@@ -212,8 +224,11 @@ def _arguments(training: Training, planned: Plan, folder: Path, *, evaluates: bo
         )
     configured = os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false").lower() == "true"
     share_one = ParallelismConfig().non_data_parallel_size if configured else 1
-    if share_one > 1 and training.chunk_tokens is not None:
-        raise ValueError("chunk_tokens is for whole windows on each device, not for tensor or context parallelism")
+    if share_one > 1 and (training.chunk_tokens is not None or training.documents == "apart"):
+        raise ValueError(
+            "chunk_tokens and documents apart are for whole windows on each device, not for tensor or context "
+            "parallelism"
+        )
     devices = arguments.world_size // share_one
     arguments.gradient_accumulation_steps = planned.accumulation(devices, training.device_windows)
     return arguments

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from longattn import settings
-from longattn.errors import ModelError
+from longattn.errors import ModelError, RunError
 from longattn.export.staging import replacing
 from longattn.models.cache import file_digest
 from longattn.models.checkpoint import Checkpoint, check_unchanged
@@ -64,6 +64,28 @@ def check_fit(checkpoint: Checkpoint, config: PreTrainedConfig, model: settings.
             f"{checkpoint.name} was made for {limit} positions, {windows.name} has windows of {longest}; raise the "
             "base of its rotary embedding first (longattn abf), or give --model.allow-extrapolation"
         )
+
+
+def check_documents(windows: Windows, training: Training) -> None:
+    """Raise :class:`RunError` where documents are to be kept apart and the windows do not say where they begin."""
+    if training.documents == "apart" and not windows.has_documents:
+        raise RunError(
+            f"{windows.name} does not say where documents begin; it needs boundaries, as longattn mix writes them, or "
+            "position_ids"
+        )
+
+
+def check_apart(module: PreTrainedModel, name: str) -> None:
+    """Raise ``ModelError`` for a model that sees other documents although positions begin anew, found by trying it.
+
+    ``transformers`` makes a mask of the positions for attention; layers without attention may not look at them.
+    """
+    tokens = torch.tensor([[0, 1, 2, 0, 1, 2], [2, 1, 0, 0, 1, 2]], device=module.device)
+    module.eval()
+    with torch.no_grad():
+        one, other = module(input_ids=tokens, position_ids=tokens[:1].expand(2, -1), use_cache=False).logits[:, 3:]
+    if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
+        raise ModelError(f"{name} cannot keep documents apart: what a token sees of others changes what follows it")
 
 
 def load_trainable(checkpoint: Checkpoint, config: PreTrainedConfig, training: Training) -> PreTrainedModel:

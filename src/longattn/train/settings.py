@@ -20,6 +20,9 @@ class Training:
     """Windows that a device computes at once; more of them take more memory and change nothing but rounding."""
     order: Literal["shuffled", "given"] = "shuffled"
     """The order of windows: drawn from ``seed``, another one in each pass, or as the files have them."""
+    documents: Literal["together", "apart"] = "together"
+    """``apart``: a token sees those of its own document alone, positions begin anew with each, and the first token of
+    none is predicted; for sequences of a mixture, whose column ``boundaries`` says where documents begin."""
     seed: int = 0
     """Decides the order of windows and everything that is drawn."""
     learning_rate: float = 1e-5
@@ -94,6 +97,10 @@ class Training:
             raise ValueError(f"chunk_share must be in (0, 1], got {self.chunk_share}")
         if self.chunk_tokens is None and self.chunk_share < 1:
             raise ValueError("chunk_share is of chunks, and there are none without chunk_tokens")
+        if self.documents == "apart" and (self.chunk_tokens is not None or self.attention != "full"):
+            raise ValueError(
+                "documents apart need full attention, and no chunk_tokens: they are a mask of whole windows"
+            )
         if self.chunk_tokens is not None:
             if self.chunk_tokens < 1:
                 raise ValueError(f"chunk_tokens must be at least 1, got {self.chunk_tokens}")

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,15 @@ from longattn.settings import fingerprint
 from longattn.tables import durable
 
 Row = dict[str, npt.NDArray[np.int32]]
-"""``input_ids`` and, where the export has them, ``labels``: -100 where nothing is learned."""
+"""``input_ids`` and, where the export has them, ``labels``, -100 where nothing is learned, and ``boundaries``: the
+first token of each document. Files of one's own may have ``position_ids`` in their place."""
 
-_COLUMNS = ("input_ids", "labels")
+_COLUMNS = ("input_ids", "labels", "boundaries", "position_ids")
 _MAPPED, _CONVERTED = ".arrow", (".parquet", ".jsonl", ".jsonl.zst")
 _KIND = pa.list_(pa.int32())
 _ROWS = 64
 _BLOCK_BYTES = 64 * 2**20
-_VERSION = 1
+_VERSION = 2
 """Part of the name in the cache; a change of what is written needs a new number."""
 
 
@@ -45,6 +46,11 @@ class Windows(Sequence[Row]):
     """Content hash of the tokenizer that made the ids; None where the export does not say."""
     lengths: npt.NDArray[np.int64] = field(repr=False)
     """Tokens of each window."""
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether rows say where their documents begin."""
+        return not {"boundaries", "position_ids"}.isdisjoint(self.table.column_names)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -95,6 +101,28 @@ def read_windows(place: str | Path) -> Windows:
     return Windows(str(place), table, hash, summary.get("tokenizer"), lengths.astype(np.int64))
 
 
+def document_starts(row: Mapping[str, npt.NDArray[np.integer[Any]]]) -> list[int]:
+    """The first token of each document of a row, from ``boundaries`` or from where ``position_ids`` begin anew.
+
+    Raises :class:`RunError` for a row that has neither, or in which they are none.
+
+    >>> document_starts({"input_ids": np.arange(5), "position_ids": np.array([0, 1, 2, 0, 1])})
+    [0, 3]
+    """
+    if "boundaries" in row:
+        starts = row["boundaries"].astype(np.int64)
+    elif "position_ids" in row:
+        places = row["position_ids"].astype(np.int64)
+        starts = np.flatnonzero(np.diff(places, prepend=places[0]) != 1)
+    else:
+        raise RunError("documents are to be kept apart, and a window has neither boundaries nor position_ids")
+    if not len(starts) or starts[0] != 0 or (np.diff(starts) < 1).any() or starts[-1] >= len(row["input_ids"]):
+        raise RunError(
+            f"boundaries must rise from 0 and stay below the window's {len(row['input_ids'])} tokens, got {starts}"
+        )
+    return starts.tolist()
+
+
 def _paths(folder: Path, summary: dict[str, Any]) -> list[Path]:
     """The files that hold rows, all of one kind."""
     if summary and summary["format"] not in ("parquet", "jsonl", "jsonl.zst", "hf"):
@@ -116,6 +144,9 @@ def _chosen(path: Path, schema: pa.Schema) -> list[str]:
     if "input_ids" not in schema.names:
         raise RunError(f"{path} has no input_ids, it holds text alone; {_advice('tokens')}")
     names = [name for name in _COLUMNS if name in schema.names]
+    if "boundaries" in names and "position_ids" in names:
+        # they say the same, in more bytes
+        names.remove("position_ids")
     for name in names:
         kind = schema.field(name).type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
