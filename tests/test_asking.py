@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from longattn import settings
-from longattn.asking import TOKENS_AT_ONCE, batches, look, look_together
+from longattn.asking import TOKENS_AT_ONCE, batch_at, look, look_at_all, look_together
 from longattn.models import load_model, resolve
 from longattn.records import Window
 from longattn.scorers import Ask, ShortContext, WholeWindow
@@ -111,6 +111,13 @@ def test_short_windows_share_a_forward_pass_and_see_what_they_see_alone(model):
                 )
 
 
+def batches(windows, prefix=0):
+    begin = 0
+    while begin < len(windows):
+        yield (batch := batch_at(begin, windows, prefix))
+        begin += len(batch)
+
+
 def test_batches_hold_neighbours_of_one_length_up_to_a_number_of_tokens():
     short = TOKENS_AT_ONCE // 4
     lengths = [short] * 5 + [TOKENS_AT_ONCE * 2] * 2 + [short, short - 16, short - 16, short + 1, short + 1]
@@ -121,4 +128,18 @@ def test_batches_hold_neighbours_of_one_length_up_to_a_number_of_tokens():
     assert grouped == [[short] * 4, [short], *long, [short], [short - 16] * 2, *odd]
     behind_a_bos = batches(windows_of([short, short, short - 1, short - 1]), prefix=1)
     assert [len(batch) for batch in behind_a_bos] == [1, 1, 2]
-    assert list(batches([])) == []
+
+
+def test_a_document_of_many_windows_is_not_gone_through_again_for_each_batch():
+    looks = Counter()
+
+    class Watched(Window):
+        def __getattribute__(self, name):
+            looks[name] += 1
+            return super().__getattribute__(name)
+
+    windows = [Watched("d", "s", start, np.zeros(1, np.uint32), 0, 1, 1000) for start in range(1000)]
+    looks.clear()
+    assert [window for window, _ in look_at_all([], None, windows)] == windows
+    assert looks["tokens"] < 10 * len(windows)
+    assert list(look_at_all([], None, [])) == []

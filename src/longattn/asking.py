@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -118,9 +118,9 @@ def look_at_all(
     forward pass do not touch each other. Raises what the device raised once a batch is a single window and excerpt.
     """
     global TOKENS_AT_ONCE
-    waiting = list(windows)
-    while waiting:
-        batch = next(batches(waiting, model.prefix if model else 0))
+    begin = 0
+    while begin < len(windows):
+        batch = batch_at(begin, windows, model.prefix if model else 0)
         try:
             seen = look_together(asks, model, batch)
         except (MemoryError, RuntimeError) as error:
@@ -135,7 +135,7 @@ def look_at_all(
             _free(model)
             continue
         yield from zip(batch, seen, strict=True)
-        waiting = waiting[len(batch) :]
+        begin += len(batch)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -162,15 +162,14 @@ def _free(model: "Model | None") -> None:
         torch.cuda.empty_cache()
 
 
-def batches(windows: Sequence[Window], prefix: int = 0) -> Iterator[Sequence[Window]]:
-    """Neighbouring windows of one length, as many as share a forward pass; long ones go alone.
+def batch_at(begin: int, windows: Sequence[Window], prefix: int = 0) -> Sequence[Window]:
+    """A window and its neighbours behind it of one length, as many as share a forward pass; long ones go alone.
 
     ``prefix`` is the number of tokens that the model puts before each.
     """
-    for length, neighbours in groupby(windows, key=lambda window: len(window.tokens)):
-        same = list(neighbours)
-        at_once = 1 if (length + prefix) % EVEN else max(1, TOKENS_AT_ONCE // length)
-        yield from (same[start : start + at_once] for start in range(0, len(same), at_once))
+    length = len(windows[begin].tokens)
+    at_once = 1 if (length + prefix) % EVEN else max(1, TOKENS_AT_ONCE // length)
+    return list(takewhile(lambda window: len(window.tokens) == length, windows[begin : begin + at_once]))
 
 
 class _Layers:
