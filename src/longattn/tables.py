@@ -169,8 +169,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a log at once; who reads it must expect the last one to be cut off."""
-    with path.open("ab") as file:
+    """Add a line to a log at once; who reads it must expect that one was cut off, where a process was killed."""
+    with path.open("a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                # the line of a killed process must not swallow this one
+                line = "\n" + line
         file.write(line.encode())
 
 

@@ -66,6 +66,24 @@ def test_a_training_that_died_goes_on_to_the_same_curve_and_weights(undisturbed,
         assert torch.equal(tensor, weights[name]), name
 
 
+def test_another_number_of_threads_is_warned_of_when_a_training_goes_on(load_tiny, rows, tmp_path, caplog):
+    threads = torch.get_num_threads()
+    with pytest.raises(Killed):
+        train(load_tiny(), rows, TRAINING, tmp_path, progress=die_after(3))
+    with (tmp_path / "timings.jsonl").open("a") as file:
+        file.write('{"step": 3, "sec')
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(Killed):
+            train(load_tiny(), rows, TRAINING, tmp_path, progress=die_after(3))
+        assert f"threads {threads} -> {threads + 1};" in caplog.text
+        caplog.clear()
+        train(load_tiny(), rows, TRAINING, tmp_path)
+        assert "not as it was begun" not in caplog.text
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_the_curve_holds_what_each_step_was(undisturbed):
     lines = curve(undisturbed[0])
     steps = [line for line in lines if "loss" in line]

@@ -7,11 +7,13 @@ precision and the optimizer are the ``Trainer``'s and ``accelerate``'s.
 import contextlib
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +61,8 @@ Line = dict[str, int | float]
 
 Progress = Callable[[int, int], None]
 """Told the steps done so far, and all that there are."""
+
+logger = logging.getLogger(__name__)
 
 IGNORED = -100
 """The label of a token that is not learned."""
@@ -400,7 +404,19 @@ class _Log(TrainerCallback):
         if self._writes:
             versions = {name: importlib.metadata.version(name) for name in ("longattn", "torch", "transformers")}
             where = {"devices": args.world_size, "device": args.device.type, "threads": torch.get_num_threads()}
+            if state.global_step and self._timings.exists():
+                self._warn_of_another_place({**where, "versions": versions})
             append_line(self._timings, _json({"begun_after_step": state.global_step, **where, "versions": versions}))
+
+    def _warn_of_another_place(self, here: Mapping[str, Any]) -> None:
+        """Say what of the place is not as it was: sums are made in another order, and last digits can differ."""
+        before = _last_place(self._timings)
+        if changed := [f"{name} {before[name]} -> {value}" for name, value in here.items() if before[name] != value]:
+            logger.warning(
+                "not as it was begun: %s; the steps from here on can differ in their last digits from those of an "
+                "undisturbed training",
+                ", ".join(changed),
+            )
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write a line. Raises :class:`RunError` for a loss that is no finite number, before anything is kept of it."""
@@ -434,6 +450,17 @@ class _Log(TrainerCallback):
             tokens = {"step": step, "tokens": int(self._tokens[step - 1])}
             return tokens | {name: entry[name] for name in ("loss", "learning_rate", "grad_norm")}
         return {"step": step, "held_out_loss": entry["eval_loss"]} if "eval_loss" in entry else None
+
+
+def _last_place(timings: Path) -> dict[str, Any]:
+    """Devices, threads and versions of the last attempt; half a line of a killed process is passed over."""
+    found: dict[str, Any] = defaultdict(lambda: "unknown")
+    for line in timings.read_text(errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            entry = json.loads(line)
+            if "begun_after_step" in entry:
+                found.update(entry)
+    return found
 
 
 def _json(line: Mapping[str, Any]) -> str:
