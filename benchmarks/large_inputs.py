@@ -1,9 +1,10 @@
 """Time and peak memory of reading and cutting large inputs: ``python benchmarks/large_inputs.py --scale 0.1``.
 
 At scale 1: ten million tiny documents, a JSON line of 1 GB, a document of 2 GB as JSON lines and as Parquet, one of 1
-GB without a place to cut, and a file that grows to 2 GiB from 64 kB. Each is read, tokenised and cut by a process of
-its own under a limit of memory (``--limit``, GB), with a tokenizer of bytes, the worst case of tokens per byte, or with
-that of another model (``--tokenizer smollm2``). Making the inputs is not timed.
+GB without a place to cut, and a file that grows to 2 GiB from 64 kB. All but the tiny documents are one work unit.
+Each is read, tokenised and cut by a process of its own under a limit of memory (``--limit``, GB), with a tokenizer of
+bytes, the worst case of tokens per byte, or with that of another model (``--tokenizer smollm2``). Making the inputs is
+not timed.
 """
 
 import argparse
@@ -110,7 +111,7 @@ def main() -> None:
             model = options.tokenizer if options.tokenizer != "bytes" else str(tiny_checkpoint(Path(folder) / "model"))
             file = make(Path(folder), options.scale)
             command = ["cut", str(file), "--output", f"{folder}/run", "--model.name", model, "--workers", "0"]
-            command += [*arguments, "--corpus.unit-bytes", "10000000000"]
+            command += arguments if make is tiny_documents else [*arguments, "--corpus.unit-bytes", "10000000000"]
             run = subprocess.run(
                 [sys.executable, "-c", CHILD, str(options.limit), *command], capture_output=True, text=True, check=False
             )
