@@ -2,7 +2,9 @@
 
 import json
 import math
+import subprocess
 import sys
+import tempfile
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from longattn.errors import DamageError, RunError
 from longattn.expressions import Constant, column, evaluate, exp, minmax, moments, softmax, zscore
 from longattn.selection import SELECTION_SCHEMA, Formula, keeping, loading, scoring, select, summary
+from longattn.selection import database as database_module
 from longattn.selection.database import open_database
 from longattn.selection.moments import moments_by
 from longattn.selection.near_duplicates import num_bands
@@ -368,6 +371,25 @@ def check_distribution(quantity, part, values):
 def database(tmp_path_factory):
     with open_database(tmp_path_factory.mktemp("database"), "1GB", None) as database:
         yield database
+
+
+def test_where_files_cannot_be_locked_tables_are_in_memory(tmp_path, monkeypatch, caplog):
+    """On a file system without locks, as another process's lock stands for here."""
+    file = tmp_path / "rows.duckdb"
+    held = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    command = [sys.executable, "-c", held, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: nullcontext(str(tmp_path)))
+        monkeypatch.setattr(database_module, "SETTLED_TOGETHER", 2)
+        with open_database(tmp_path, "100MB", 1) as database:
+            database.run("CREATE TABLE numbers (number BIGINT)")
+            database.put("numbers", "SELECT range AS number FROM range(5)")
+            database.change("UPDATE numbers SET number = number + 1")
+            assert database.rows("SELECT sum(number) FROM numbers") == [(15,)]
+        other.communicate()
+    assert "cannot be locked" in caplog.text
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

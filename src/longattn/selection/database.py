@@ -1,6 +1,7 @@
 """A DuckDB database that lives as long as one selection, spills to disk and can read no file."""
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from longattn.tables import SPILL_PREFIX, held
+
+logger = logging.getLogger(__name__)
 
 CHUNK_ROWS = 131_072
 """Rows that enter or leave the database at a time."""
@@ -109,14 +112,28 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
         if threads is not None:
             config["threads"] = threads
         with duckdb.connect(":memory:", config=config) as connection:
-            # Tables are in a file, because those of a database in memory keep some bytes of each row there, which no
-            # limit can move. Nobody reads the file after a crash.
-            file = text(str(Path(spill) / "rows.duckdb"))
-            connection.execute(f"ATTACH {file} AS {STORE} (RECOVERY_MODE 'NO_WAL_WRITES', ROW_GROUP_SIZE {CHUNK_ROWS})")
+            _attach(connection, Path(spill) / "rows.duckdb")
             connection.execute(f"USE {STORE}")
             # spilling goes on, but no query can open a file
             connection.execute("SET enable_external_access = false")
             yield Database(connection)
+
+
+def _attach(connection: Any, file: Path) -> None:
+    """Give the connection its tables: in a file, because those in memory keep some bytes of each row there, which no
+    limit can move. Nobody reads the file after a crash. On a file system without locks they are in memory.
+    """
+    import duckdb
+
+    try:
+        options = f"RECOVERY_MODE 'NO_WAL_WRITES', ROW_GROUP_SIZE {CHUNK_ROWS}"
+        connection.execute(f"ATTACH {text(str(file))} AS {STORE} ({options})")
+    except duckdb.IOException as error:
+        # DuckDB locks every file that it opens, and this one is nobody else's
+        if "lock" not in str(error):
+            raise
+        logger.warning("%s cannot be locked: some bytes of each row stay in memory, 4 GB of a billion", file.parent)
+        connection.execute(f"ATTACH ':memory:' AS {STORE}")
 
 
 def quoted(name: str) -> str:
