@@ -103,6 +103,14 @@ def test_attention_is_full_where_nothing_is_trained(load_tiny, generator):
     assert not torch.allclose(model.train()(tokens).logits, plain(tokens).logits)
 
 
+def test_what_a_loss_is_divided_by_is_no_matter_of_attention(load_tiny):
+    model = shift(load_tiny(), 4).train()
+    tokens = torch.ones(1, 8, dtype=torch.int64)
+    # as the Trainer calls it
+    found = model(tokens, labels=tokens, num_items_in_batch=torch.tensor(7))
+    assert found.loss.item() > 0
+
+
 def test_a_mask_is_refused_in_training(load_tiny):
     model = shift(load_tiny(), 4).train()
     with pytest.raises(ModelError, match="more than causal attention"):

@@ -20,7 +20,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from longattn.errors import ModelError
 
-_HARMLESS = {"cache_position", "is_causal", "position_embeddings", "position_ids", "sliding_window", "use_cache"}
+_HARMLESS = {
+    "cache_position",
+    "is_causal",
+    # what the Trainer divides a loss by
+    "num_items_in_batch",
+    "position_embeddings",
+    "position_ids",
+    "sliding_window",
+    "use_cache",
+}
 
 
 def shifted_name(groups: int) -> str:
