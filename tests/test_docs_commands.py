@@ -1,7 +1,6 @@
 """The documentation's commands run: every page from its first to its last, in a folder with the files that it names."""
 
 import contextlib
-import gzip
 import json
 import random
 import re
@@ -16,7 +15,6 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from tests.test_docs import PAGES, ROOT, blocks
 
 from longattn import cli, quickstart
@@ -131,9 +129,9 @@ def text(seed: int, words: int = 120) -> str:
 def write(path: Path, content: str) -> None:
     """Write a text, compressed as its name says, into a folder that need not be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    raw = content.encode()
-    pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}.get(path.suffix)
-    path.write_bytes(pack(raw) if pack else raw)
+    # by its name, as pyarrow knows it
+    with pa.output_stream(path) as file:
+        file.write(content.encode())
 
 
 def write_models(here: Path) -> None:
@@ -257,27 +255,7 @@ def expanded(word: str) -> list[str]:
     return (sorted(map(str, Path().glob(word))) if "*" in word else []) or [word]
 
 
-SLOW = (
-    "corpus.md",
-    "evaluation.md",
-    "inputs.md",
-    "large_model.md",
-    "sampling.md",
-    "training.md",
-    "tutorial.md",
-    "validity.md",
-)
-"""Pages that take seconds and whose verbs other pages have too, or tests of their own."""
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW else [])
-        for page in PAGES
-        if blocks(page, "sh")
-    ],
-)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES if blocks(page, "sh")])
 def test_the_commands_of_a_page_run(page, laid_out, tmp_path, monkeypatch, capsys):
     here = tmp_path / "here"
     shutil.copytree(laid_out, here, symlinks=True)
