@@ -53,7 +53,9 @@ def text_of(tokens: int, tokenizer: Tokenizer) -> str:
 def loss_weight(script: Path) -> Callable[..., Any]:
     """The function of that name, without the rest of the script."""
     tree = ast.parse(script.read_text(encoding="utf-8"))
-    only = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "loss_weight"]
+    only: list[ast.stmt] = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "loss_weight"
+    ]
     names: dict[str, Any] = {"torch": torch}
     exec(compile(ast.Module(only, []), str(script), "exec"), names)
     return names["loss_weight"]

@@ -165,7 +165,7 @@ def measure(
     num_heads = columns[f"heads_s1_l0_d{distances[0]}"].shape[1]
 
     def reading(distance: int, head: int) -> tuple[float, float]:
-        readings = replace(scorer, distance=distance, heads=(head,)).readings()
+        readings = replace(scorer, distance=distance, heads=((0, head),)).readings()
         return evaluate(readings["ds"], columns)[0], -evaluate(readings["du"], columns)[0]
 
     by_head = {d: np.array([reading(d, head) for head in range(num_heads)]).T for d in distances}

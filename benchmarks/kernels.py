@@ -23,6 +23,7 @@ from torch import Tensor
 
 from common import publish
 from longattn.attention import native, row_moments
+from longattn.settings import Backend
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 FLOOR_PAIRS = 20_000_000
@@ -70,7 +71,7 @@ def draw(case: Case) -> tuple[Tensor, Tensor]:
     return q, k
 
 
-def backend(name: str) -> Kernel:
+def backend(name: Backend) -> Kernel:
     """A kernel of the package."""
     return lambda q, k, distances: row_moments(
         q, k, positions=torch.arange(q.shape[1]), distances=distances, backend=name

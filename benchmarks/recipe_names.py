@@ -16,11 +16,12 @@ from pathlib import Path
 
 import yaml
 
+from longattn.templates import Stack
 from longattn.templates.stacks import STACKS, render
 from longattn.testing import tiny_checkpoint
 from longattn.train.settings import Training
 
-WHEELS = {
+WHEELS: dict[Stack, tuple[str, ...]] = {
     "megatron-bridge": ("megatron-bridge==0.3.1", "megatron-core==0.16.1"),
     "torchtitan": ("torchtitan==0.3.0",),
     "axolotl": ("axolotl==0.19.0",),
@@ -80,7 +81,9 @@ def defined(sources: list[ast.Module]) -> Iterator[str]:
                 yield name
             case ast.Dict(keys=names):
                 # what a function passes on to another by name
-                yield from (name.value for name in names if isinstance(name, ast.Constant))
+                yield from (
+                    name.value for name in names if isinstance(name, ast.Constant) and isinstance(name.value, str)
+                )
 
 
 def keys(value: object) -> Iterator[str]:

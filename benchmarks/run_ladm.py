@@ -22,14 +22,14 @@ import transformers
 
 def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     """What flash-attn computes for a window without padding; heads come third, and keys are repeated already."""
-    heads_second = (x.transpose(1, 2) for x in (query, key, value))
-    return torch.nn.functional.scaled_dot_product_attention(*heads_second, is_causal=True).transpose(1, 2)
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)
 
 
 def load(checkout: Path, question: dict[str, Any]) -> Any:
     """The released model class with all layers, in float32 and evaluation mode."""
     sys.path.insert(0, str(checkout))
-    released = importlib.import_module("modeling_llama2")
+    released: Any = importlib.import_module("modeling_llama2")
     released._flash_attention_forward = causal_attention
     # the name that transformers accepts without flash-attn, for the class that the scores are computed in
     released.LLAMA_ATTENTION_CLASSES["eager"] = released.LlamaFlashAttention2

@@ -73,7 +73,7 @@ def main() -> None:
     asks = [plain, *(ask for scorer in scorers if (ask := scorer.ask()))]
     model = load_model_for(asks, checkpoint, facts, len(tokens), "cpu")
 
-    work = {PLAIN: lambda: look([plain], model, window)}
+    work: dict[str, Callable[[], object]] = {PLAIN: lambda: look([plain], model, window)}
     for scorer in scorers:
         work[scorer.name] = lambda scorer=scorer: measure_windows([scorer], model, [window])
     work[PLAIN]()

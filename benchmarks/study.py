@@ -151,7 +151,7 @@ RIVALS = ("ladm", "longfilter", "longce", "longwanjuan", "headmask", "repetition
 def variants(preset: Path) -> dict[str, Scorer]:
     """LongAttn beyond its defaults, by label: DS alone with 4 keys skipped, unless the label says more."""
     far = LongAttn(alpha=0.0, skip_first=4)
-    found = {f"far {depth}": replace(far, layers=(depth,)) for depth in DEPTHS}
+    found: dict[str, Scorer] = {f"far {depth}": replace(far, layers=(depth,)) for depth in DEPTHS}
     found |= {
         "far 18 no skip": replace(far, layers=(18,), skip_first=0),
         "far 18 LDS": replace(far, layers=(18,), alpha=0.5),

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from common import publish
 
@@ -96,7 +97,12 @@ def load(name: str | None):
         checkpoint = resolve(facts)
         return load_trainable(checkpoint, trainable_config(checkpoint, facts, 0.0), Training())
     torch.manual_seed(0)
-    shape = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 4}
+    shape: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+    }
     return LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, vocab_size=4096, tie_word_embeddings=True))
 
 

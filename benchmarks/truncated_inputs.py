@@ -72,7 +72,7 @@ def main() -> None:
         logger.remove()
         compared = f"datatrove {version('datatrove')}"
     except (ImportError, PackageNotFoundError):
-        compared = ""
+        compared, JsonlReader = "", None
     lines = [
         json.dumps({"text": f"{n} {n**5 % 9973} {n**7 % 99991} words", "id": n}).encode() for n in range(DOCUMENTS)
     ]
@@ -91,7 +91,7 @@ def main() -> None:
                     "longattn": partial(ours, file, None),
                     "longattn_with_a_manifest": partial(ours, file, manifest),
                 }
-                if compared:
+                if JsonlReader is not None:
                     readers[compared] = partial(theirs, JsonlReader, file)
                 for reader, read in readers.items() if cuts else ():
                     answers = []
