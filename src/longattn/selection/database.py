@@ -130,7 +130,7 @@ def _attach(connection: Any, file: Path) -> None:
         connection.execute(f"ATTACH {text(str(file))} AS {STORE} ({options})")
     except duckdb.IOException as error:
         # DuckDB locks every file that it opens, and this one is nobody else's
-        if "lock" not in str(error):
+        if "Could not set lock" not in str(error):
             raise
         logger.warning("%s cannot be locked: some bytes of each row stay in memory, 4 GB of a billion", file.parent)
         connection.execute(f"ATTACH ':memory:' AS {STORE}")
