@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cyclopts.completion import ShellDetectionError
 
 import longattn
 from longattn import cli
@@ -359,3 +360,14 @@ def test_completion_is_put_where_the_shell_looks(tmp_path, monkeypatch, capsys):
     path = Path(capsys.readouterr().out.split()[2].rstrip(";"))
     assert path.is_relative_to(tmp_path)
     assert "quickstart" in path.read_text()
+
+
+@pytest.mark.parametrize("flags", [[], ["--install"]])
+def test_completion_of_a_shell_that_cannot_be_seen_asks_for_its_name(flags, monkeypatch, capsys):
+    def unseen():
+        raise ShellDetectionError("Unable to detect shell type.")
+
+    monkeypatch.setattr("cyclopts.completion.detect_shell", unseen)
+    monkeypatch.setattr("cyclopts.completion.detect.detect_shell", unseen)
+    assert cli.launch(["completion", *flags]) == 1
+    assert "longattn completion bash" in capsys.readouterr().err

@@ -213,8 +213,9 @@ def small(patch: pytest.MonkeyPatch, here: Path) -> None:
     patch.chdir(here)
     for name, value in VARIABLES.items():
         patch.setenv(name, value)
-    # where `completion --install` goes
+    # where `completion --install` goes, and for which shell: tests are not always called from one
     patch.setenv("HOME", str(here))
+    patch.setenv("BASH_VERSION", "5.2")
     patch.setenv("LONGATTN_MODEL_NAME", "MODEL")
     patch.setenv("LONGATTN_CACHE", str(here / "cache"))
     patch.setenv("HF_HOME", str(here / "hub"))

@@ -3,7 +3,7 @@
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -68,8 +68,16 @@ def completion(shell: Shell | None = None, *, install: bool = False) -> int:
     shell
         The shell that this is called from, unless another is named.
     """
-    if install:
-        say(f"completion -> {app.install_completion(shell=shell)}; begin a new shell to use it")
-    else:
-        say(app.generate_completion(shell=shell))
+    from cyclopts.completion import ShellDetectionError
+
+    try:
+        if install:
+            say(f"completion -> {app.install_completion(shell=shell)}; begin a new shell to use it")
+        else:
+            say(app.generate_completion(shell=shell))
+    except ShellDetectionError as error:
+        known = ", ".join(get_args(Shell))
+        raise ValueError(
+            f"cannot see which shell this was called from; name it ({known}): longattn completion bash"
+        ) from error
     return DONE
