@@ -29,15 +29,22 @@ def test_importing_pulls_in_nothing_heavy(code):
     assert found.stdout.strip() == "[]"
 
 
-def test_help_pulls_in_nothing_heavy():
+@pytest.mark.parametrize(
+    ("words", "shown", "without"),
+    [
+        (["--help"], "quickstart", (*HEAVY, "markdown_it")),
+        (["run", "--help"], "--longattn.alpha", HEAVY),
+    ],
+)
+def test_help_pulls_in_nothing_heavy(words, shown, without):
     code = (
         "import sys, longattn.cli\n"
-        "try: longattn.cli.main(['run', '--help'])\n"
-        f"finally: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+        f"try: longattn.cli.main({words})\n"
+        f"finally: print([m for m in {without} if m in sys.modules], file=sys.stderr)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stderr.strip() == "[]"
-    assert "--longattn.alpha" in found.stdout
+    assert shown in found.stdout
 
 
 def test_choosing_exporting_and_reporting_run_without_torch():

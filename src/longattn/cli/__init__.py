@@ -7,4 +7,7 @@ from longattn.cli.launching import launch, main
 VERBS = (starting, selecting, looking, judging, watching, mixing, training, evaluating, reproducing)
 """Modules of verbs; each registers its own with the application when it is imported."""
 
+for verb in app:
+    app[verb].help_format = "markdown"
+
 __all__ = ["VERBS", "app", "launch", "main"]

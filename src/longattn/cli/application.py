@@ -11,15 +11,18 @@ from longattn.settings import Compute
 
 HELP = """Select long-context training data by measured long-range dependency.
 
-A run goes through **plan, cut, measure, select, export, report**; `run` does all of it:
+A run goes through plan, cut, measure, select, export, report; "run" does all of it:
 
     longattn run books=books.jsonl.zst code=src/ --output RUN
 
-Measuring is the long part and is never repeated: stop it at any time, run the same command again, and choose
-anew with `longattn select RUN --longattn.alpha 1 --keep.share 0.2` in seconds.
+Measuring is the long part and is never repeated: stop it at any time, run the
+same command again, and choose anew in seconds:
 
-Every setting is a flag, a key of a TOML or YAML file (`--config`), and a variable (`LONGATTN_WINDOW_LENGTH`);
-flags win over variables, variables over files, files over the recipe.
+    longattn select RUN --longattn.alpha 1 --keep.share 0.2
+
+Every setting is a flag, a key of a TOML or YAML file (--config), and a variable
+(LONGATTN_WINDOW_LENGTH); flags win over variables, variables over files, files
+over the recipe.
 """
 
 EPILOGUE = """Exit codes:
@@ -38,7 +41,8 @@ app = App(
     name="longattn",
     help=HELP,
     help_epilogue=EPILOGUE,
-    help_format="markdown",
+    # the page seen first is the one that comes at once: verbs' own pages are Markdown, whose parser is slow to import
+    help_format="plaintext",
     version=__version__,
     default_parameter=Parameter(negative_iterable=(), show_env_var=False),
     result_action="return_value",

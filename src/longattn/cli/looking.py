@@ -117,7 +117,7 @@ def score(
     recipe: Everything = Recipe(),
     device: Device = "auto",
 ) -> int:
-    """Measure one text file (``-`` for standard input) and show DS and DU of its windows."""
+    """Measure one text file (- for standard input) and show DS and DU of its windows."""
     from longattn import verbs
 
     text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
