@@ -50,6 +50,18 @@ def test_a_folder_holds_its_files_at_every_depth_by_name(write, names):
     assert names(f"file://{Path.cwd()}/d") == names(Path.cwd() / "d") == [f"{Path.cwd()}/{name}" for name in expected]
 
 
+def test_a_data_set_in_arrow_is_answered_with_how_to_make_parquet_of_it(write, names):
+    for name in ("data-00000-of-00001.arrow", "state.json", "dataset_info.json"):
+        write(f"saved/train/{name}")
+    write("saved/dataset_dict.json")
+    for place in ("saved", "saved/train/data-00000-of-00001.arrow"):
+        with pytest.raises(CorpusError, match="to_parquet"):
+            listed(place)
+    write("saved/more.jsonl")
+    assert names("saved") == ["saved/more.jsonl"]
+    assert listed("saved").skipped == {".arrow": 1, "of an Arrow data set": 3}
+
+
 def test_what_is_passed_over_is_counted(write, tmp_path, caplog):
     for name in (
         "a.jsonl",

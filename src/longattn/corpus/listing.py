@@ -21,6 +21,9 @@ from longattn.stores import uri_like, why
 
 logger = logging.getLogger(__name__)
 
+OF_ARROW_FOLDERS = ("state.json", "dataset_info.json", "dataset_dict.json")
+"""What ``Dataset.save_to_disk`` puts beside its Arrow files; JSON, but no records."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -52,7 +55,8 @@ def list_files(corpus: Corpus, *, compare: bool = True) -> Listing:
         before = skipped.copy()
         parts = list(_files_of(text, corpus, skipped))
         if not parts:
-            raise CorpusError(f"{text}: no JSONL, Parquet or text file there{_counts(skipped - before)}")
+            passed = skipped - before
+            raise CorpusError(f"{text}: no JSONL, Parquet or text file there{_counts(passed)}{_hint(*passed)}")
         for part in parts:
             if found.setdefault(_identity(part.file), part) is not part:
                 repeated.append(part.file)
@@ -70,6 +74,12 @@ def _counts(skipped: Counter[str]) -> str:
     return f"; passed over: {counts}" if counts else ""
 
 
+def _hint(*names: str) -> str:
+    """What to do with files that are not read."""
+    arrow = any(name.endswith(".arrow") for name in names)
+    return '; of Arrow, datasets makes Parquet: load_from_disk(FOLDER).to_parquet("data.parquet")' if arrow else ""
+
+
 def _identity(file: str) -> str:
     return files.without_options(file) if files.is_uri(file) else os.path.realpath(file)
 
@@ -84,7 +94,7 @@ def _files_of(text: str, corpus: Corpus, skipped: Counter[str]) -> Iterator[Slic
             if files.kind_of(location, corpus.text_suffixes) is None:
                 raise CorpusError(
                     f"{location}: the name does not tell the format; known are .jsonl, .json, .ndjson, "
-                    f".parquet and the text_suffixes {' '.join(corpus.text_suffixes)}"
+                    f".parquet and the text_suffixes {' '.join(corpus.text_suffixes)}{_hint(location)}"
                 )
             yield Slice(location, *files.facts(info), source, root=files.without_options(folder))
             return
@@ -92,11 +102,15 @@ def _files_of(text: str, corpus: Corpus, skipped: Counter[str]) -> Iterator[Slic
             raise CorpusError(f"{text}: no such file or folder")
         folder = location
     root = files.without_options(folder)
-    for file, info in sorted(_walk(folder, skipped), key=lambda found: found[0]):
+    walked = sorted(_walk(folder, skipped), key=lambda found: found[0])
+    has_arrow = any(file.endswith(".arrow") for file, _ in walked)
+    for file, info in walked:
         name = files.without_options(file).removeprefix(root).lstrip("/")
         if not _matches(name.split("/"), pattern):
             continue
-        if corpus.manifest is not None and listed_name(Path(), file) == listed_name(Path(), corpus.manifest):
+        if has_arrow and PurePosixPath(name).name in OF_ARROW_FOLDERS:
+            skipped["of an Arrow data set"] += 1
+        elif corpus.manifest is not None and listed_name(Path(), file) == listed_name(Path(), corpus.manifest):
             skipped["input manifest"] += 1
         elif reason := _why_not(name, info, corpus):
             skipped[reason] += 1
