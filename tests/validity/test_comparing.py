@@ -31,6 +31,13 @@ def test_windows_that_one_of_them_has_no_score_for_are_left_out():
     assert (found.agreements[0].windows, found.agreements[0].correlation) == (2, 1)
 
 
+def test_a_scorer_that_gives_all_windows_one_score_correlates_with_nothing():
+    scores = {"f": np.array([1.0, 2.0, 3.0]), "g": np.ones(3)}
+    (one,) = compare(["a", "b", "c"], ["x"] * 3, scores).agreements
+    assert one.correlation is None
+    assert one.windows == 3
+
+
 def test_one_scorer_alone_agrees_with_nobody():
     with pytest.raises(ValueError, match="two or more measured scorers, got f"):
         compare(["a"], ["x"], {"f": np.array([1.0])})

@@ -124,10 +124,12 @@ def compare(folder: Folder, *, recipe: Everything = Recipe()) -> int:
 
 
 def _say_comparison(found: "Comparison") -> None:
+    from longattn.report.words import signed
+
     for source, count in found.windows.items():
         mine = [of for of in found.agreements if of.source == source]
         rows = [
-            [f"{of.first}, {of.second}", f"{of.correlation:.2f}", *(f"{share:.2f}" for share in of.overlap.values())]
+            [f"{of.first}, {of.second}", signed(of.correlation), *(f"{share:.2f}" for share in of.overlap.values())]
             for of in mine
         ]
         budgets = [f"best {budget}" for budget in mine[0].overlap] if mine else []

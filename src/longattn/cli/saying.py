@@ -29,6 +29,15 @@ def complain(text: str) -> None:
         sys.stderr.write(shown(f"longattn: {text}") + "\n")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things whose plural ends in s.
+
+    >>> counted(1, "work unit"), counted(2000, "work unit")
+    ('1 work unit', '2,000 work units')
+    """
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
 def say_json(value: Any) -> None:
     """A result for programs: numbers that are not finite become null."""
     say(orjson.dumps(plain(value), option=orjson.OPT_INDENT_2).decode())

@@ -20,7 +20,7 @@ from longattn.cli.application import (
     app,
     with_inputs,
 )
-from longattn.cli.saying import complain, progress_shown, say
+from longattn.cli.saying import complain, counted, progress_shown, say
 from longattn.recipes import Recipe
 from longattn.settings import Compute
 
@@ -77,7 +77,7 @@ def plan(
 
     units = verbs.plan(with_inputs(recipe, inputs), output, hashes)
     size = sum(unit.num_bytes for unit in units)
-    say(f"{len(units)} work units, {size / 1e6:,.1f} MB -> {below(output, 'plan.parquet')}")
+    say(f"{counted(len(units), 'work unit')}, {size / 1e6:,.1f} MB -> {below(output, 'plan.parquet')}")
     return DONE
 
 
@@ -155,7 +155,7 @@ def _estimate(recipe: Recipe, output: str, compute: Compute) -> int:
     from longattn import verbs
 
     guess = verbs.estimate(recipe, output, compute)
-    say(f"{guess.units} work units ({guess.units_done} done), {guess.num_bytes / 1e6:,.1f} MB")
+    say(f"{counted(guess.units, 'work unit')} ({guess.units_done} done), {guess.num_bytes / 1e6:,.1f} MB")
     say(f"about {guess.windows:,} windows, {guess.tokens:,} tokens")
     say(f"about {guess.seconds / 3600:.2f} hours for one process on {compute.devices[0]}, measured on a sample")
     return DONE

@@ -19,7 +19,7 @@ from longattn.cli.application import (
     app,
     with_inputs,
 )
-from longattn.cli.saying import complain, say, say_json
+from longattn.cli.saying import complain, counted, say, say_json
 from longattn.logs import printable
 from longattn.recipes import Recipe
 from longattn.settings import Model
@@ -47,7 +47,7 @@ def status(folder: Folder, *, as_json: AsJson = False) -> int:
     if as_json:
         say_json(state)
         return DONE
-    say(f"{state.units} work units planned")
+    say(f"{counted(state.units, 'work unit')} planned")
     for name, done in state.tables.items():
         say(f"  {name:<40} {done} of {state.units} units")
     together = engines.together(state.attempts)

@@ -30,8 +30,8 @@ class Agreement:
     second: str
     windows: int
     """Windows that both have scored."""
-    correlation: float
-    """Spearman's."""
+    correlation: float | None
+    """Spearman's; None where a scorer gives all of these windows the same score."""
     overlap: Mapping[str, float]
     """By budget (a share of the windows): the share of one kept set that is in the other."""
 
@@ -93,7 +93,8 @@ def compare(
             ids = [windows[row] for row in rows]
             a, b = scores[first][rows], scores[second][rows]
             overlap = {f"{budget:g}": overlap_of_best(ids, a, b, budget) for budget in BUDGETS}
-            agreements.append(Agreement(source, first, second, len(rows), spearman(a, b), overlap))
+            correlation = spearman(a, b) if np.ptp(a) and np.ptp(b) else None
+            agreements.append(Agreement(source, first, second, len(rows), correlation, overlap))
             disagreements += _disagreements(source, ids, (first, a), (second, b), samples)
     if texts is not None:
         found = texts(list(dict.fromkeys(one.window for one in disagreements)))

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from longattn.report.html import page_template
 from longattn.report.svg import Scale, drawing, element, label, line
+from longattn.report.words import signed
 from longattn.tables import write_text
 from longattn.validity.comparing import Comparison
 from longattn.validity.statistics import Estimate
@@ -65,4 +66,4 @@ def figure(of: Estimate | None) -> str:
 
 @cache
 def _template(name: str) -> jinja2.Template:
-    return page_template("longattn.validity", name, filters={"figure": figure})
+    return page_template("longattn.validity", name, filters={"figure": figure, "signed": signed})
