@@ -1,6 +1,7 @@
 """The pool of real windows: of what its windows are made, and that nothing of it can be seen from outside."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,14 +16,16 @@ LENGTH = 128
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     root = tmp_path_factory.mktemp("pool")
-    tiny_checkpoint(root / "scorer" / "model")
+    # only the tokenizer is asked: the pool is the same for every scorer
+    (root / "tokenizer").mkdir()
+    shutil.copy(tiny_checkpoint(tmp_path_factory.mktemp("model")) / "tokenizer.json", root / "tokenizer")
     (root / "texts").mkdir()
     words = np.random.default_rng(0).integers(10**6, size=(2, 40, 400))
     for kind, documents in zip(("code", "notes"), words, strict=True):
         lines = [json.dumps({"id": f"{i}", "text": " ".join(map(str, of))}) for i, of in enumerate(documents)]
         (root / "texts" / f"pool-{kind}.jsonl").write_text("\n".join(lines) + "\n")
     rule = Pool(windows=600, length=LENGTH, draws=2)
-    facts = make_pool(root / "pool", {"texts": root / "texts", "scorer": root / "scorer"}, rule)
+    facts = make_pool(root / "pool", {"texts": root / "texts", "tokenizer": root / "tokenizer"}, rule)
     windows = [json.loads(line) for line in (root / "pool" / "windows.jsonl").read_text().splitlines()]
     return root, facts, read_parquet(root / "pool" / "kinds.parquet"), {one["id"]: one["text"] for one in windows}
 
@@ -60,5 +63,5 @@ def test_draws_differ_and_the_same_settings_give_the_same_pool(pool):
     root, _, kinds, _ = pool
     assert kinds["random0"].to_pylist() != kinds["random1"].to_pylist()
     rule = Pool(windows=600, length=LENGTH, draws=2)
-    make_pool(root / "again", {"texts": root / "texts", "scorer": root / "scorer"}, rule)
+    make_pool(root / "again", {"texts": root / "texts", "tokenizer": root / "tokenizer"}, rule)
     assert read_parquet(root / "again" / "kinds.parquet").equals(kinds)

@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from longattn import verbs
-from longattn.export import read_texts
 from longattn.recipes import Recipe
 from longattn.records import Document
-from longattn.reproduce.picking import HERE
 from longattn.reproduce.texts import kinds_of, read_documents, write_documents
 from longattn.settings import Corpus, Model, Windowing
-from longattn.tables import RunFolder, durable, write_parquet
+from longattn.tables import durable, write_parquet
 from longattn.tokens import Tokenizer
-from longattn.windows import window_starts
+from longattn.windows import cut, window_starts
 
 SHARES = {"dependent": 0.6, "joined": 0.25, "repeated": 0.15}
 PIECE = 64
@@ -59,23 +56,21 @@ def make_pool(folder: Path, inputs: Mapping[str, Path], pool: Pool) -> dict[str,
 
     Sources share the windows by how many tokens their pool documents hold. Returns windows by source and kind.
     """
-    texts, model = inputs["texts"], inputs["scorer"] / "model"
-    tokenizer = Tokenizer.load(model / "tokenizer.json")
+    texts = inputs["texts"]
+    tokenizer = Tokenizer.load(inputs["tokenizer"] / "tokenizer.json")
     kinds = kinds_of(texts)
     documents = {kind: read_documents(texts / f"pool-{kind}.jsonl") for kind in kinds}
     room = {kind: sum(_num_windows(tokenizer, text, pool.length) for _, text in documents[kind]) for kind in kinds}
     # as many as there are, where fewer are there than the pool should have
     most = min(float(pool.windows), sum(room.values()) / SHARES["dependent"])
-    origin: dict[str, str] = {}
+    made: list[tuple[Document, str]] = []
     for kind in kinds:
         share = most * room[kind] / sum(room.values())
-        made = list(_documents(documents[kind], tokenizer, share, pool.length, kind))
-        origin |= {document.id: of for document, of in made}
         # in an order that does not tell what was made
-        write_documents(folder / f"pool-{kind}.jsonl", sorted((one for one, _ in made), key=lambda one: one.id))
-    recipe = recipe_of(folder, pool.length, model)
-    verbs.cut(recipe, folder / "run", HERE)
-    return _describe(folder, recipe, origin, pool.draws)
+        mine = sorted(_documents(documents[kind], tokenizer, share, pool.length, kind), key=lambda one: one[0].id)
+        write_documents(folder / f"pool-{kind}.jsonl", [document for document, _ in mine])
+        made += mine
+    return _describe(folder, made, tokenizer, pool)
 
 
 def _documents(
@@ -111,24 +106,26 @@ def _pieces(tokenizer: Tokenizer, text: str) -> Iterator[str]:
         yield text[tokenized.char_starts[start] : tokenized.char_ends[start + PIECE - 1]]
 
 
-def _describe(folder: Path, recipe: Recipe, origin: Mapping[str, str], draws: int) -> dict[str, Any]:
+def _describe(folder: Path, made: Sequence[tuple[Document, str]], tokenizer: Tokenizer, pool: Pool) -> dict[str, Any]:
     """Write ``kinds.parquet`` and ``windows.jsonl``."""
-    run = RunFolder(folder / "run")
-    units = run.plan()
-    windows = verbs.run_table(run, run.manifest()["tables"], "windows")
-    rows = pa.concat_tables(windows.read([unit.id for unit in units], ["window_id", "doc_id", "source"]))
-    ids, sources = rows["window_id"].to_pylist(), rows["source"].to_pylist()
-    kinds = [origin[name] for name in rows["doc_id"].to_pylist()]
-    generator = np.random.default_rng(len(ids))
-    columns = {"window_id": ids, "kind": kinds, "dependent": [float(kind == "dependent") for kind in kinds]}
-    columns |= {f"random{i}": generator.random(len(ids)) for i in range(draws)}
-    write_parquet(folder / "kinds.parquet", pa.table(columns))
-    texts = read_texts(units, windows, ids, recipe.corpus)
-    with durable(folder / "windows.jsonl") as file:
-        for name in ids:
-            file.write(json.dumps({"id": name, "text": texts[name]}).encode() + b"\n")
-    counts = {
-        source: {kind: sum(s == source and k == kind for s, k in zip(sources, kinds, strict=True)) for kind in SHARES}
-        for source in sorted(set(sources))
+    rows = [
+        (window, kind, document.text[window.char_start : window.char_end])
+        for document, kind in made
+        for window in cut(document, tokenizer.encode(document.text), pool.length)
+    ]
+    kinds = [kind for _, kind, _ in rows]
+    generator = np.random.default_rng(len(rows))
+    columns = {
+        "window_id": [window.id for window, _, _ in rows],
+        "kind": kinds,
+        "dependent": [float(kind == "dependent") for kind in kinds],
     }
-    return {"windows": len(ids), "sources": counts}
+    columns |= {f"random{i}": generator.random(len(rows)) for i in range(pool.draws)}
+    write_parquet(folder / "kinds.parquet", pa.table(columns))
+    with durable(folder / "windows.jsonl") as file:
+        for window, _, text in rows:
+            file.write(json.dumps({"id": window.id, "text": text}).encode() + b"\n")
+    counts: dict[str, dict[str, int]] = {}
+    for window, kind, _ in rows:
+        counts.setdefault(window.source, dict.fromkeys(SHARES, 0))[kind] += 1
+    return {"windows": len(rows), "sources": dict(sorted(counts.items()))}

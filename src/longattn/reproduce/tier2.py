@@ -96,7 +96,8 @@ def chain(plan: Plan, inputs: Sequence[str]) -> Chain:
     scorer = _model("scorer", plan.scorer, plan.tokens(16_000_000, 40_000), length, 2, device, learning)
     base = _model("base", plan.base, plan.tokens(15_000_000, 40_000), length // 4, 4, device, learning)
     size = Pool(windows=plan.tokens(3_000, 120), length=length, draws=plan.seeds)
-    pool = Step("pool", make_pool, size, {"texts": texts, "scorer": scorer})
+    # not of the scorer: another one reads the same windows
+    pool = Step("pool", make_pool, size, with_texts)
     seeking = Step(
         "far-attention",
         natural.seek,
