@@ -97,6 +97,27 @@ def test_refining_ends_with_the_exact_selection(recipe, exact, tmp_path):
     assert json.loads((tmp_path / "run" / "manifest.json").read_bytes())["refinement"] is None
 
 
+def test_a_second_reading_of_a_document_takes_no_part(recipe, tmp_path):
+    """Its windows have the ids of the first reading's, and other text."""
+    recipe = replace(recipe, corpus=replace(recipe.corpus, unit_bytes=10**6))
+    recipe = with_scorer(recipe, rows=0.4, pilot_sample=0, distances=(16,))
+    part = tmp_path / "part.jsonl"
+    found = {}
+    for name in ("once", "twice"):
+        verbs.measure(recipe, tmp_path / name, INLINE)
+        refinement, _ = verbs.refine(recipe, tmp_path / name, INLINE)
+        rows = pq.read_table(tmp_path / name / "selection.parquet").to_pylist()
+        found[name] = refinement.confidence, [row for row in rows if row["reason"] != "duplicate_id"]
+        # read again after all others, with the letters in reverse
+        again = [orjson.loads(line) for line in part.read_bytes().splitlines()]
+        part.write_bytes(
+            b"\n".join(orjson.dumps(one) for one in [*again, *({**one, "text": one["text"][::-1]} for one in again)])
+        )
+    assert refinement.rounds >= 1
+    assert len(rows) > len(found["once"][1])
+    assert found["twice"] == found["once"]
+
+
 def test_a_stopped_attempt_is_continued(recipe, tmp_path, monkeypatch):
     for folder in ("whole", "stopped"):
         verbs.measure(recipe, tmp_path / folder, INLINE)

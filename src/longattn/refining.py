@@ -1,7 +1,9 @@
 """Which windows' rows to draw again until the kept set is, with stated confidence, the one that all rows give."""
 
+import itertools
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -28,6 +30,8 @@ TILTS = np.linspace(-3.5, 3.5, 29)
 """Errors of the scales' ratio that confidence is averaged over, in standard deviations."""
 FEW_ROWS = 16
 """Of each head. At 7 of 48 rows four of 14 refinements to 95 % kept a wrong window, at 19 none of 16."""
+READING = ("file", "position", "source")
+"""Columns of the windows table that tell one reading of a document from another, in the order of their priority."""
 CUTS = 7
 """Places between the last window kept and the first left out that are tried as the cut."""
 
@@ -150,7 +154,7 @@ def refine(
     check(scorer, rule)
     base, stale, model, rounds = table, None, None, 0
     while True:
-        rows = _read(table, [unit.id for unit in units], choose(table), scorer, rule)
+        rows = _read(job.windows, table, [unit.id for unit in units], choose(table), scorer, rule)
         if stale is not None:
             stale.discard()
         standings = list(rows.standings())
@@ -274,17 +278,34 @@ def _parts(scorer: LongAttn) -> dict[str, Expression]:
     return dict(zip(("ds", "du", "v_ds", "both", "v_du"), (ds, du, *scorer.errors()), strict=True))
 
 
-def _read(table: Table, units: Sequence[str], selection: pa.Table, scorer: LongAttn, rule: Selecting) -> Rows:
+def _read(
+    windows: Table, table: Table, units: Sequence[str], selection: pa.Table, scorer: LongAttn, rule: Selecting
+) -> Rows:
     """The rows of a table beside those of a selection that was made by it."""
     names = sorted({column.name for part in _parts(scorer).values() for column in columns_of(part)} | {"pairs"})
     done = [unit for unit in units if table.receipt(unit)]
-    rows = pa.concat_tables(table.read(done, ["window_id", *names]))
-    place = {one: number for number, one in enumerate(rows["window_id"].to_pylist())}
-    rows = rows.take([place[one] for one in selection["window_id"].to_pylist()])
+    rows = pa.concat_tables(table.read(done, names))
+    rows = rows.take(_places(pa.concat_tables(windows.read(done, ["window_id", *READING])), selection))
     chosen = ("window_id", "source", "reason", "score", "score_se", "doc_id", "start", "num_tokens")
     return Rows(
         {name: _array(rows[name]) for name in names}, {name: _array(selection[name]) for name in chosen}, scorer, rule
     )
+
+
+def _places(windows: pa.Table, selection: pa.Table) -> list[int]:
+    """The row of each window of a selection among ``windows``.
+
+    Of several readings of a document, whose windows have the same ids, a selection takes the first by file and place.
+    """
+    order = windows.append_column("row", pa.array(range(len(windows)))).sort_by([(n, "ascending") for n in READING])
+    rows: dict[str, deque[int]] = {}
+    for one, row in zip(order["window_id"].to_pylist(), order["row"].to_pylist(), strict=True):
+        rows.setdefault(one, deque()).append(row)
+    ids, reasons = (selection[name].to_pylist() for name in ("window_id", "reason"))
+    return [
+        rows[one].pop() if reason == "duplicate_id" else rows[one].popleft()
+        for one, reason in zip(ids, reasons, strict=True)
+    ]
 
 
 def _array(column: pa.ChunkedArray) -> npt.NDArray:
@@ -327,8 +348,10 @@ def _merge(base: Table, table: Table, draws: Table, units: Sequence[str]) -> Tab
         if better.receipt(unit) is not None or (receipt := table.receipt(unit)) is None:
             continue
         rows, new = next(table.read([unit])), next(draws.read([unit]))
-        place = {one: len(rows) + number for number, one in enumerate(new["window_id"].to_pylist())}
-        order = [place.get(one, number) for number, one in enumerate(rows["window_id"].to_pylist())]
+        drawn = set(new["window_id"].to_pylist())
+        # in the order of the rows, as an id may stand there twice
+        next_new = itertools.count(len(rows))
+        order = [next(next_new) if one in drawn else row for row, one in enumerate(rows["window_id"].to_pylist())]
         both = pa.concat_tables([rows, new.cast(rows.schema)])
         better.commit(unit, both.take(order), receipt.counts, receipt.versions)
     return better
