@@ -144,10 +144,12 @@ def _choices(evidence: Evidence) -> Iterator[Card]:
 
 def _tokens_alone(evidence: Evidence) -> Card:
     title = "Is it more than counting tokens?"
-    share = overlap(evidence, "token_null") if "token_null" in evidence.scorers else None
-    if share is None:
+    if "token_null" not in evidence.scorers:
         text = "The scorer token_null was not measured: what a bag of tokens alone would keep is not known."
         return Card(title, "–", text, "unknown", "scorers")
+    share = overlap(evidence, "token_null")
+    if share is None:
+        return Card(title, "–", "Nothing is kept that a bag of tokens could explain.", "unknown", "scorers")
     text = "of the kept tokens would be kept as well by counting which tokens a window has, without reading it."
     return Card(title, percent(share, 0), text, _good(share <= EXPLAINED), "scorers")
 
@@ -156,10 +158,11 @@ def _lengths(evidence: Evidence) -> Iterator[Card]:
     ratios = [
         (of.kept_quantiles[50] / of.quantiles[50], source)
         for source, of in evidence.lengths.items()
-        if of.kept_quantiles and of.quantiles[50]
+        if of.kept_quantiles and of.kept_quantiles[50] and of.quantiles[50]
     ]
     if ratios:
-        ratio, source = max(ratios, key=lambda pair: abs(pair[0] - 1))
+        # half as long is as far from the usual as twice as long
+        ratio, source = max(ratios, key=lambda pair: max(pair[0], 1 / pair[0]))
         text = (
             f"as long as usual are the documents that kept windows come from (medians, in {brief(source, 40)}, "
             "where this differs most)."
