@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longattn.errors import DamageError, RunError
-from longattn.report import gather, render
+from longattn.report import Measured, gather, render
 from longattn.report.cut import find_cuts
-from longattn.report.data import find_windows
+from longattn.report.data import find_windows, table_costs
 from longattn.report.selections import load_selection, reading
 from longattn.selection import SELECTION_SCHEMA
+from longattn.settings import Selecting
 from longattn.tables import RunFolder, write_sealed
 
 
@@ -206,6 +207,15 @@ def test_seconds_are_shown_only_where_they_are_asked_for(run):
     write_sealed(run.root / "timings.json", {"attempts": [{"seconds": 1234.5, "windows": 10}]})
     assert "1234.5" not in render(gather(run, null={}, command=""))
     assert "1234.5" in render(gather(run, null={}, command="", timings=True))
+
+
+def test_windows_without_values_leave_the_cost_of_the_others_known(run):
+    table = run.table("longattn", {"measurement": {"rows": 0.1}})
+    rows = {"window_id": ["a@0", "b@0", "c@0"], "pairs": [0.1, float("nan"), 0.3]}
+    table.commit("0" * 16, pa.table(rows), {}, {})
+    run.update_manifest(tables={"longattn": {"folder": table.folder.name, "settings": table.settings}})
+    (cost,) = table_costs(run, Measured(units=["0" * 16], windows=table, tables={}, rule=Selecting(), scores={}))
+    assert (cost.windows, cost.pairs) == (3, pytest.approx(0.2))
 
 
 def test_a_run_that_was_not_selected_is_refused(tmp_path):

@@ -163,7 +163,7 @@ def gather(
         evidence=None if measured is None else weigh(measured, selection, sources),
         validation=_read_validation(run.root, validation),
         preset=preset,
-        costs=[] if measured is None else list(_costs(run, measured)),
+        costs=[] if measured is None else list(table_costs(run, measured)),
         timings=_timings(run.root / "timings.json") if timings else (),
         selection_hash=file_sha256(selection),
         rejects=_first_rejects(run.root / "rejects.jsonl", max_rejects),
@@ -235,7 +235,8 @@ def _with_excerpts(groups: Mapping[str, list[Example]], texts: Mapping[str, str]
     }
 
 
-def _costs(run: RunFolder, measured: Measured) -> Iterator[TableCost]:
+def table_costs(run: RunFolder, measured: Measured) -> Iterator[TableCost]:
+    """What measuring each table of the run came to, by name; windows that could not be measured have no share."""
     tables = run.manifest().get("tables", {})
     for name, facts in sorted(tables.items()):
         if name == "documents":
@@ -245,7 +246,8 @@ def _costs(run: RunFolder, measured: Measured) -> Iterator[TableCost]:
         pairs = None
         if facts["settings"].get("measurement", {}).get("rows") is not None:
             shares = [share for rows in table.read(measured.units, ["pairs"]) for share in rows["pairs"].to_pylist()]
-            pairs = math.fsum(shares) / max(1, len(shares))
+            known = [share for share in shares if math.isfinite(share)]
+            pairs = math.fsum(known) / max(1, len(known))
         yield TableCost(name, sum(r.rows for r in receipts), sum(r.num_bytes for r in receipts), pairs)
 
 
