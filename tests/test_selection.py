@@ -648,6 +648,10 @@ def test_bytes_do_not_depend_on_units_order_threads_or_memory(tmp_path):
         ({"quotas": {"cod": 0.5}}, "unknown source 'cod'; did you mean 'code'\\? the sources are books, code"),
         ({"quotas": {"code": 5.0}}, r"quota of code must be a share in \[0, 1\], got 5.0"),
         ({"tokens": 9, "quotas": {"code": 0.5}}, "quota of code must be a whole number of tokens, got 0.5"),
+        ({"tokens": 9, "quotas": {"code": math.inf}}, "quota of code must be a whole number of tokens, got inf"),
+        ({"count": 9, "quotas": {"code": math.nan}}, "quota of code must be a whole number of count, got nan"),
+        ({"threshold": math.nan}, "threshold must be a number, got nan"),
+        ({"threshold": 1.0, "quotas": {"code": math.nan}}, "quota of code must be a lowest score, got nan"),
         ({"weights": {}}, "weights must name at least one"),
         ({"weights": {"longatn": 1.0}}, "weights name 'longatn', .*did you mean 'longattn'"),
         ({"weights": {"longattn": 0.0}}, "weight of longattn must be a number other than 0"),
@@ -698,6 +702,30 @@ def test_tables_that_do_not_fit_together_are_refused(tmp_path):
 def test_a_formula_over_a_missing_column_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'longattn' has no column 'dz'"):
         choose(write(tmp_path, documents([0.1])), Selecting(), score=column("dz"))
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_a_head_that_was_not_measured_is_refused(tmp_path, index):
+    score = zscore(column("ds")) + column("heads", index)
+    with pytest.raises(ValueError, match=f"heads of table longattn .* 2 numbers .* 0 to 1; there is no number {index}"):
+        choose(write(tmp_path, documents([0.1, 0.2])), Selecting(), score=score)
+    with pytest.raises(ValueError, match=f"there is no number {index}"):
+        evaluate(score, {"ds": np.array([0.1]), "heads": np.array([[0.1, 0.2]])})
+
+
+def test_a_budget_beyond_any_corpus_keeps_everything(tmp_path):
+    assert len(kept(choose(write(tmp_path, documents([0.1, 0.2])), Selecting(tokens=10**30)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [({"id": ["d000@0"], "quality": [1.0]}, "no column 'window_id'"), (None, "is no Parquet file")]
+)
+def test_a_table_of_the_users_own_that_cannot_be_joined_is_refused(tmp_path, rows, message):
+    path = tmp_path / "own.parquet"
+    path.write_bytes(b"window_id,quality") if rows is None else pq.write_table(pa.table(rows), path)
+    extra = {"own": Formula(path, Constant(0.0))}
+    with pytest.raises((ValueError, RunError), match=f"own.parquet.* {message}"):
+        choose(write(tmp_path, documents([0.1])), Selecting(weights={"column:quality": 1.0}), extra=extra)
 
 
 def test_a_damaged_table_is_found(tmp_path):

@@ -155,6 +155,16 @@ def columns_of(expression: Expression) -> list[Column]:
     return list(dict.fromkeys(node for node in walk(expression) if isinstance(node, Column)))
 
 
+def check_index(element: Column, count: int) -> None:
+    """Raise ``ValueError`` for an element that a list column of ``count`` numbers a row does not have."""
+    if element.index is not None and not 0 <= element.index < count:
+        of = f" of table {element.table}" if element.table else ""
+        raise ValueError(
+            f"column {element.name}{of} has {count} numbers for each window (one for each head, say), from 0 to "
+            f"{count - 1}; there is no number {element.index}"
+        )
+
+
 def in_table(expression: Expression, table: str) -> Expression:
     """The same expression with every column taken from ``table``."""
     if isinstance(expression, Column):
@@ -271,14 +281,18 @@ def evaluate(
     ``columns`` maps names (``table.name`` for a column with a table) to arrays [N], or [N, M] for list columns;
     ``groups`` [N] names the group of each row within which values are standardised, None makes all rows one group.
     With ``reference`` [N], only these rows of a group decide its scale, and the others are placed on it. Rows where a
-    column that it reads is not a number are no part of any group. Raises ``KeyError`` for a column that is not there.
+    column that it reads is not a number are no part of any group. Raises ``KeyError`` for a column that is not there,
+    ``ValueError`` for an element that a list column does not have.
     """
     num_rows = len(next(iter(columns.values())))
     labels = np.zeros(num_rows, dtype=np.int64) if groups is None else np.asarray(groups)
 
     def read(node: Column) -> Array:
         data = columns[node.name if node.table is None else f"{node.table}.{node.name}"]
-        return np.asarray(data if node.index is None else data[:, node.index], dtype=np.float64)
+        if node.index is not None:
+            check_index(node, data.shape[1])
+            data = data[:, node.index]
+        return np.asarray(data, dtype=np.float64)
 
     def value(node: Expression) -> Array:
         if isinstance(node, Constant):

@@ -1,6 +1,7 @@
 """Decide window by window, best first, which of the ranked windows are kept."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -43,6 +44,8 @@ def check_rule(rule: Selecting) -> None:
         value = getattr(rule, name)
         if value is not None and value < 0:
             raise ValueError(f"{name} must not be negative, got {value}")
+    if rule.threshold is not None and math.isnan(rule.threshold):
+        raise ValueError(f"threshold must be a number, got {rule.threshold}")
     if not 0 <= rule.max_overlap <= 1:
         raise ValueError(f"max_overlap must be in [0, 1], got {rule.max_overlap}; 1 keeps all windows")
     if rule.near_duplicates is not None and not 0 < rule.near_duplicates <= 1:
@@ -50,7 +53,9 @@ def check_rule(rule: Selecting) -> None:
     for source, quota in rule.quotas.items():
         if not chosen and not 0 <= quota <= 1:
             raise ValueError(f"the quota of {source} must be a share in [0, 1], got {quota}")
-        if chosen in (["tokens"], ["count"]) and (quota < 0 or quota != int(quota)):
+        if chosen == ["threshold"] and math.isnan(quota):
+            raise ValueError(f"the quota of {source} must be a lowest score, got {quota}")
+        if chosen in (["tokens"], ["count"]) and (quota < 0 or not float(quota).is_integer()):
             raise ValueError(f"the quota of {source} must be a whole number of {chosen[0]}, got {quota}")
 
 
@@ -70,9 +75,9 @@ def _limit(rule: Selecting, source: str, tokens: int) -> Limit:
     if rule.threshold is not None:
         return Limit(NO_LIMIT, rule.quotas.get(source, rule.threshold))
     if rule.tokens is not None:
-        return Limit(int(rule.quotas.get(source, rule.tokens)))
+        return Limit(min(NO_LIMIT, int(rule.quotas.get(source, rule.tokens))))
     if rule.count is not None:
-        return Limit(int(rule.quotas.get(source, rule.count)))
+        return Limit(min(NO_LIMIT, int(rule.quotas.get(source, rule.count))))
     share = rule.quotas.get(source, rule.share)
     # as it is written in decimals, so that a share of 0.3 of 10 tokens is 3 and not 2
     return Limit(int(Fraction(repr(float(share or 0))) * tokens))

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from longattn.errors import RunError
-from longattn.expressions import Column
+from longattn.expressions import Column, check_index
 from longattn.records import Reject
 from longattn.selection.database import CHUNK_ROWS, Database, quoted, text
 from longattn.tables import Table
@@ -55,9 +55,16 @@ class Inputs:
         if isinstance(table, Table):
             return table.schema(self.units[0])
         try:
-            return pq.read_schema(table)
+            schema = pq.read_schema(table)
         except FileNotFoundError as error:
             raise RunError(f"there is no table {name!r} at {table}; keep.tables must name Parquet files") from error
+        except pa.ArrowInvalid as error:
+            raise RunError(f"{table} is no Parquet file, and keep.tables must name such files: {error}") from error
+        if "window_id" not in schema.names:
+            raise RunError(
+                f"{table} has no column 'window_id' to join its rows by; its columns are {', '.join(schema.names)}"
+            )
+        return schema
 
     def columns(self) -> list[str]:
         """Every column as ``table.column``."""
@@ -88,7 +95,8 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
 
     ``doc`` is the number of the row's document, ``file`` that of its file in the table ``files``. With a window whose
     ``shared`` is not above a limit, none of its document shares more than that part of the shorter one's tokens.
-    The table ``suspects`` has documents that may have come twice.
+    The table ``suspects`` has documents that may have come twice. Raises ``ValueError`` for a column, or an element of
+    a list column, that is not there.
     """
     for column in columns:
         inputs.check(column)
@@ -124,8 +132,13 @@ def load(database: Database, inputs: Inputs, columns: Sequence[Column], signatur
         "false",
     ]
     readings, files = _Readings(), dict[str, int]()
+    elements = [(c, c.table, f"value_{i}") for i, c in enumerate(columns) if c.index is not None and c.table in aligned]
     for chunk in _aligned_chunks(inputs.units, aligned, picks):
         chunk["windows"] = _with_file_numbers(chunk["windows"], files)
+        for element, table, name in elements:
+            counts = pc.call_function("list_value_length", [chunk[table][name]])
+            if (count := pc.call_function("max", [counts]).as_py()) is not None:
+                check_index(element, count)
         database.lend("windows", chunk["windows"])
         chunk["windows"] = chunk["windows"].append_column(SHARED, pa.array(readings.add(database)))
         for name, data in chunk.items():
