@@ -44,6 +44,14 @@ def test_zscores_and_minmax_by_hand_within_groups():
     assert evaluate(minmax(column("x")), {"x": x}).tolist() == [0.0, 2 / 30, 1 / 3, 1 / 3, 1.0]
 
 
+def test_a_plain_number_may_stand_on_either_side():
+    x = np.array([2.0, 4.0])
+    of = column("x")
+    parts = (1.0 + of, 1.0 - of, 3.0 * of, 1.0 / of, of / 2.0, -of)
+    expected = ([3, 5], [-1, -3], [6, 12], [0.5, 0.25], [1, 2], [-2, -4])
+    assert tuple(evaluate(part, {"x": x}).tolist() for part in parts) == expected
+
+
 @given(st.lists(NUMBERS, min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_moments_do_not_depend_on_the_order_of_values(values, random):
     shuffled = random.sample(values, len(values))

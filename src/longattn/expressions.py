@@ -44,6 +44,9 @@ class Expression:
     def __truediv__(self, other: "Expression | float") -> "Expression":
         return Binary("/", self, _expression(other))
 
+    def __rtruediv__(self, other: float) -> "Expression":
+        return Binary("/", _expression(other), self)
+
     def __neg__(self) -> "Expression":
         return Binary("*", Constant(-1.0), self)
 
