@@ -234,6 +234,15 @@ def test_a_window_without_values_leaves_the_cost_of_the_others_known():
     assert rows.spent == pytest.approx(0.2)
 
 
+def test_a_score_turned_round_is_tilted_the_other_way():
+    fates = ["kept", "kept", "below_cut"]
+    plain = rows_of(Selecting(), [3.0, 2.0, 1.0], [0, 100, 200], fates, [0.1] * 3)
+    turned = rows_of(Selecting(weights={"longattn": -2.0}), [3.0, 2.0, 1.0], [0, 100, 200], fates, [0.1] * 3)
+    assert plain.tilt.any()
+    assert np.array_equal(turned.tilt, -plain.tilt)
+    assert np.array_equal(turned.leverage, plain.leverage)
+
+
 def test_a_window_that_gave_way_is_held_against_better_ones_alone():
     """The one in the middle touches both others: it gave way to the best, and the worst stays whatever it scores."""
     fates = ["kept", "overlap", "below_cut"]

@@ -217,6 +217,8 @@ class Rows:
         self._rule = rule
         values = {name: evaluate(part, measured) for name, part in _parts(scorer).items()}
         self._tilts(values, scorer.weight, np.isfinite(self.score))
+        # a negative weight turns the score round
+        self.tilt *= math.copysign(1.0, rule.weights[scorer.name])
 
     def _tilts(self, values: Mapping[str, Floats], weight: float, scored: Flags) -> None:
         """What an error of the scales does to each score, and what each window adds to that error."""
