@@ -3,11 +3,14 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from longattn import settings, trials, verbs
+from longattn.expressions import column, zscore
 from longattn.recipes import Recipe
-from longattn.validity import compare
+from longattn.tables import RunFolder
+from longattn.validity import compare, compare_tables
 
 
 def test_agreement_by_hand():
@@ -36,6 +39,19 @@ def test_a_scorer_that_gives_all_windows_one_score_correlates_with_nothing():
     (one,) = compare(["a", "b", "c"], ["x"] * 3, scores).agreements
     assert one.correlation is None
     assert one.windows == 3
+
+
+def test_a_second_reading_of_a_document_takes_no_part(tmp_path):
+    """Its windows have the ids of the first reading's; selecting leaves them out too."""
+    run, unit = RunFolder(tmp_path), "0" * 16
+    windows, scores = run.table("windows", {}), run.table("m", {})
+    rows = {"window_id": ["a@0", "b@0", "a@0", "b@0"], "source": ["x"] * 4, "doc_id": ["a", "b", "a", "b"]}
+    windows.commit(unit, pa.table({**rows, "file": ["f"] * 4, "position": [5, 6, 1, 6]}), {}, {})
+    scores.commit(unit, pa.table({"window_id": rows["window_id"], "s": [100.0, 2.0, 1.0, 2.0]}), {}, {})
+    found = compare_tables(windows, [unit], {name: (scores, zscore(column("s"))) for name in ("f", "g")})
+    assert found.windows == {"x": 2}
+    (one,) = found.agreements
+    assert (one.windows, one.correlation, set(one.overlap.values())) == (2, 1.0, {1.0})
 
 
 def test_one_scorer_alone_agrees_with_nobody():

@@ -17,6 +17,8 @@ Scores = npt.NDArray[np.float64]
 
 BUDGETS = (0.05, 0.125, 0.25, 0.5)
 """Shares of a source's windows that are kept; two sets chosen at random share the same share of each other."""
+READING = ("doc_id", "file", "position")
+"""Columns of the windows table that tell one reading of a document from another."""
 SNIPPET = 300
 """Characters of a window that are shown."""
 
@@ -111,14 +113,32 @@ def compare_tables(
     texts: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
     costs: Mapping[str, float] | None = None,
 ) -> Comparison:
-    """Compare scorers by their tables of some units; a score is standardised within each source, as in selecting."""
-    rows = pa.concat_tables(list(windows.read(units, ["window_id", "source"])))
+    """Compare scorers by their tables of some units; a score is standardised within each source, as in selecting.
+
+    Of documents of one id only the first takes part, by file and position, as in selecting.
+    """
+    rows = pa.concat_tables(list(windows.read(units, ["window_id", "source", *READING])))
+    mine = _of_first_readings(rows)
+    rows = rows.filter(pa.array(mine))
     sources = rows["source"].to_pylist()
-    found = {
-        name: evaluate(score, read_columns(table, units, score), groups=sources)
-        for name, (table, score) in scores.items()
-    }
+    found = {}
+    for name, (table, score) in scores.items():
+        columns = {column: values[mine] for column, values in read_columns(table, units, score).items()}
+        found[name] = evaluate(score, columns, groups=sources)
     return compare(rows["window_id"].to_pylist(), sources, found, texts=texts, costs=costs)
+
+
+def _of_first_readings(rows: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which windows [N] are of the first reading of their document, each once."""
+    readings = list(zip(*(rows[name].to_pylist() for name in READING), strict=True))
+    first = {document: origin for document, *origin in sorted(readings, reverse=True)}
+    seen: set[str] = set()
+    mine = np.zeros(len(readings), dtype=bool)
+    for row, (window, (document, *origin)) in enumerate(zip(rows["window_id"].to_pylist(), readings, strict=True)):
+        mine[row] = origin == first[document] and window not in seen
+        if mine[row]:
+            seen.add(window)
+    return mine
 
 
 def overlap_of_best(ids: Sequence[str], first: Scores, second: Scores, budget: float) -> float:
