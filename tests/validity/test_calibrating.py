@@ -158,6 +158,38 @@ def test_a_share_without_a_layer_is_an_error(recipe, tmp_path):
         trials.calibrate(recipe, tmp_path, tmp_path / "preset.json", replace(RULE, share=0.1), "cpu")
 
 
+def test_a_share_is_taken_as_it_is_written_in_decimals():
+    """0.58 * 50 is 28.999... in binary."""
+    assert calibrating.depth_within(0.58, 50) == 29
+    assert calibrating.depth_within(0.1, 9) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": 1}, "folds must be at least 2, got 1"),
+        ({"pairs": 0}, "pairs must be at least 2, got 0"),
+        ({"resamples": 0}, "resamples must be at least 1, got 0"),
+        ({"rows": 0}, "rows must be at least 1, got 0; None looks at all"),
+        ({"targets": ()}, "targets must name at least one control"),
+        ({"skips": ()}, "skips must name at least one number of keys"),
+        ({"skips": (0, 32)}, "skips must be from 0 to 31 for windows of 64 tokens, got 32"),
+        ({"skips": (-1,)}, "skips must be from 0 to 31 for windows of 64 tokens, got -1"),
+        ({"others": ("tiwn",)}, "control must be one of"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_read(change, message):
+    with pytest.raises(ValueError, match=message):
+        calibrating.check_rule(replace(RULE, **change), 64)
+
+
+def test_one_document_is_not_enough_to_choose_and_judge():
+    random = np.random.default_rng(0)
+    values = ({g: random.normal(size=(4, 3, 2, 1, 1)) for g in (INTACT, "shuffled-8")} for _ in range(2))
+    with pytest.raises(LongAttnError, match="more documents"):
+        choose([Statistics("s", ["a"] * 4, *values)], ("shuffled-8",), 4, 0)
+
+
 def test_too_few_documents_are_an_error(recipe, corpus_inputs, tmp_path):
     alone = replace(recipe, corpus=settings.Corpus(inputs=corpus_inputs[1:]))
     with pytest.raises(LongAttnError, match=r"one: .*do not allow spliced-2, spliced-4"):

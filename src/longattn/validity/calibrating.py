@@ -104,19 +104,18 @@ def calibrate(
 ) -> Preset:
     """Measure far attention of all layers within the share once, choose, and judge the choice on held-out documents.
 
-    Raises ``ValueError`` for a share that holds no layer, and :class:`CorpusError` for a corpus whose documents do not
-    allow the target controls in both parts.
+    Raises ``ValueError`` for a share that holds no layer, or what :func:`check_rule` raises, and :class:`CorpusError`
+    for a corpus whose documents do not allow the target controls in both parts, or no choice among them.
     """
-    for name in (*rule.targets, *rule.others):
-        parse(name)
+    check_rule(rule, job.window.length)
     config = read_config(job.checkpoint, job.model, layers=(0,), window=job.window.length)
-    depth = int(rule.share * config.num_hidden_layers)
+    depth = depth_within(rule.share, config.num_hidden_layers)
     if not 1 <= depth <= config.num_hidden_layers:
         raise ValueError(f"share must give 1 to {config.num_hidden_layers} layers, got {rule.share}")
     length = job.window.length
     far = FarAttention(
         layers=tuple(range(depth)),
-        distances=tuple(max(1, int(Fraction(share) * length)) for share in DISTANCES),
+        distances=_distances(length),
         skips=rule.skips,
         num_rows=rule.rows,
     )
@@ -131,6 +130,41 @@ def calibrate(
         for part, group in materials.items()
     }
     return _preset(job, rule, far, config.num_hidden_layers, parts)
+
+
+def check_rule(rule: settings.Calibrating, length: int) -> None:
+    """Raise ``ValueError`` for settings that windows of ``length`` tokens cannot be calibrated with."""
+    for name in (*rule.targets, *rule.others):
+        parse(name)
+    if not rule.targets:
+        raise ValueError("targets must name at least one control, such as spliced-8")
+    for setting, number, least in (
+        ("pairs", rule.pairs, 2),
+        ("folds", rule.folds, 2),
+        ("resamples", rule.resamples, 1),
+    ):
+        if number < least:
+            raise ValueError(f"{setting} must be at least {least}, got {number}")
+    if rule.rows is not None and rule.rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rule.rows}; None looks at all")
+    if not rule.skips:
+        raise ValueError("skips must name at least one number of keys, such as 0")
+    most = length - max(_distances(length)) - 1
+    if wrong := [skip for skip in rule.skips if not 0 <= skip <= most]:
+        raise ValueError(f"skips must be from 0 to {most} for windows of {length} tokens, got {wrong[0]}")
+
+
+def depth_within(share: float, num_layers: int) -> int:
+    """How many layers a share of them holds; the share as it is written in decimals.
+
+    >>> depth_within(0.58, 50)
+    29
+    """
+    return int(Fraction(repr(float(share))) * num_layers)
+
+
+def _distances(length: int) -> tuple[int, ...]:
+    return tuple(max(1, int(Fraction(share) * length)) for share in DISTANCES)
 
 
 def _preset(
@@ -236,11 +270,19 @@ def read_statistics(job: Job, material: Material, far: FarAttention, pairs: int,
 def choose(
     parts: Sequence[Statistics], targets: Sequence[str], folds: int, seed: int
 ) -> tuple[Rule, list[tuple[int, int]], float]:
-    """The best rule with its heads, and the mean AUC that folds left out of its choice gave it."""
+    """The best rule with its heads, and the mean AUC that folds left out of its choice gave it.
+
+    Raises :class:`CorpusError` where a fold has all the documents, so that nothing could be chosen without it.
+    """
     numbers = [_fold_of(one.documents, folds, seed) for one in parts]
     results: dict[Rule, list[float]] = {}
     for fold in range(folds):
         inner = [one.of(number != fold) for one, number in zip(parts, numbers, strict=True)]
+        if not any(len(one.documents) for one in inner):
+            raise CorpusError(
+                "nothing can be chosen on one document of each source and judged on another: the calibration part has "
+                "no more, or no more with values; more documents or shorter windows would"
+            )
         outer = [one.of(number == fold) for one, number in zip(parts, numbers, strict=True)]
         for rule, heads in ranked(inner, targets):
             found = [_auc(s) for one in outer for s in _scores(one, targets, rule, heads).values()]
