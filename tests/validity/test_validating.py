@@ -146,6 +146,9 @@ def test_a_control_does_not_move_the_scale_that_it_is_judged_on(recipe, validate
     [
         (replace(RULE, controls=("sliced-2",)), "control must be one of"),
         (replace(RULE, pairs=1), "pairs must be at least 2, got 1"),
+        (replace(RULE, controls=("spliced-02",)), "control must be one of .*, got 'spliced-02'"),
+        (replace(RULE, controls=("spliced-²",)), "control must be one of .*, got 'spliced-²'"),
+        (replace(RULE, pairs_for={"longattn": 0}), "pairs_for must be at least 2 for each scorer, got 0 for longattn"),
     ],
 )
 def test_a_mistake_is_said_before_anything_is_read(rule, message, recipe, tmp_path):
@@ -157,6 +160,16 @@ def test_a_corpus_without_windows_is_an_error(recipe, tmp_path):
     long = replace(recipe, window=settings.Windowing(length=4096), scorers=())
     with pytest.raises(LongAttnError, match="needs a sample of windows"):
         trials.validate(long, tmp_path, RULE, "cpu")
+
+
+def test_of_two_documents_of_one_id_the_first_is_looked_at(recipe, tmp_path):
+    """The second is longer: its windows are no windows of the first."""
+    lines = [json.dumps({"id": "same", "text": "near " * 30}), json.dumps({"id": "same", "text": "far " * 100})]
+    (tmp_path / "two.jsonl").write_text("\n".join(lines))
+    recipe = replace(recipe, corpus=settings.Corpus(inputs=(str(tmp_path / "two.jsonl"),)))
+    (found,) = sample(verbs.prepare(recipe, tmp_path), corpus.list_units(recipe.corpus), 8, seed=0).values()
+    assert sorted(one.window.start for one in found) == [0, 43, 86]
+    assert {one.window.doc_tokens for one in found} == {150}
 
 
 def test_sampling_takes_as_many_documents_as_there_are(recipe, tmp_path):

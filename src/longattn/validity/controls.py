@@ -90,7 +90,9 @@ def parse(name: str) -> tuple[str, int]:
     """
     kind, dash, number = name.partition("-")
     numbered = kind in ("spliced", "shuffled")
-    if (name in CONTROLS and not dash) or (numbered and number.isdigit() and int(number) > 1):
+    # one name for each control: no zeros in front, and no digits of other scripts
+    known = number.isdecimal() and number == str(int(number)) and int(number) > 1
+    if (name in CONTROLS and not dash) or (numbered and known):
         return kind, int(number or 0)
     raise ValueError(f"control must be one of {', '.join(CONTROLS)} (or another number above 1), got {name!r}")
 

@@ -60,10 +60,12 @@ def digest(seed: int, name: str) -> str:
 
 
 def _documents(windows: Sequence[Window]) -> list[list[Window]]:
-    """The windows of each document."""
+    """The windows of each document; of documents of one id those of the first."""
     documents: dict[str, list[Window]] = {}
     for window in windows:
-        documents.setdefault(window.doc_id, []).append(window)
+        document = documents.setdefault(window.doc_id, [])
+        if not document or (document[0].file, document[0].position) == (window.file, window.position):
+            document.append(window)
     return list(documents.values())
 
 

@@ -149,6 +149,9 @@ def check_rule(rule: settings.Validating) -> None:
     for setting, number, least in (("pairs", rule.pairs, 2), ("resamples", rule.resamples, 1)):
         if number < least:
             raise ValueError(f"{setting} must be at least {least}, got {number}")
+    for scorer, number in rule.pairs_for.items():
+        if number < 2:
+            raise ValueError(f"pairs_for must be at least 2 for each scorer, got {number} for {scorer}")
 
 
 def _facts(scorer: Scorer) -> dict[str, Any]:
