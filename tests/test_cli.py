@@ -16,8 +16,10 @@ from cyclopts.completion import ShellDetectionError
 
 import longattn
 from longattn import cli
+from longattn.cli import launching
 from longattn.recipes import Recipe, as_flags
 from longattn.scorers import ProLong
+from longattn.settings import Corpus, Selecting
 
 
 @pytest.fixture
@@ -96,6 +98,23 @@ def test_a_setting_that_is_none_by_choice_is_kept(arguments, tmp_path):
     assert recorded(tmp_path)["settings"]["prolong"]["pairs"] is None
     recipe = replace(Recipe(), settings=replace(Recipe().settings, prolong=ProLong(pairs=None)))
     assert as_flags(recipe) == ["--prolong.pairs", "None"]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        Selecting(weights={"token_null": 1.0, "column:my_score": -0.5}, quotas={"my_books": 0.5, "My Code": 0.25}),
+        Selecting(quotas={"wiki.en": 0.5, "a=b": 0.25, "my_books": 0.1}),
+        Selecting(weights={"column:length.doc_tokens": 1.0}, where="-start < 0", threshold=-0.5, share=None),
+    ],
+)
+def test_flags_give_back_names_and_values_as_they_are(keep, monkeypatch):
+    """Names of sources and columns are the corpus' own; a value may begin like a flag."""
+    recipe = Recipe(corpus=Corpus(join_separator="---", text_suffixes=("-x", ".txt")), keep=keep)
+    monkeypatch.setattr(cli.app, "config", (launching._Base("laptop"),))
+    _, bound, _ = cli.app.parse_args(["run", "input.jsonl", *as_flags(recipe), "--output", "run"])
+    assert replace(bound.arguments["recipe"], corpus=recipe.corpus) == recipe
+    assert replace(bound.arguments["recipe"].corpus, inputs=()) == recipe.corpus
 
 
 def test_a_budget_or_weights_that_are_given_replace_those_of_the_run(arguments, tmp_path):

@@ -1,7 +1,9 @@
 """Whole runs as values: every setting of every stage in one record, and functions that return well-known ones."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +85,9 @@ def longattn_released() -> Recipe:
     )
 
 
+_BY_NAME = ("keep.weights", "keep.quotas")
+"""Settings whose keys are names of the corpus or the user, not of settings."""
+
 RECIPES = {"laptop": longattn_laptop, "paper": longattn_paper, "released": longattn_released}
 """Recipes by the name that ``--recipe`` takes."""
 
@@ -104,15 +109,32 @@ def _flags(prefix: str, mine: Mapping[str, Any], default: Mapping[str, Any]) -> 
         name, usual = f"{prefix}{key.replace('_', '-')}", default.get(key)
         if value == usual or name == "corpus.inputs":
             continue
-        if isinstance(value, Mapping):
-            # weights and quotas that are given replace the default ones as a whole
-            usual = {} if name in ("keep.weights", "keep.quotas") else usual
+        if name in _BY_NAME:
+            yield from _flags_by_name(name, value)
+        elif isinstance(value, Mapping):
             yield from _flags(f"{name}.", value, usual if isinstance(usual, Mapping) else {})
         elif isinstance(value, list):
             items = [item if isinstance(item, list) else [item] for item in value]
-            yield from (word for item in items for word in (f"--{name}", *map(str, item)))
+            yield from (word for item in items for word in _words(name, item))
         elif isinstance(value, bool):
             stage, _, word = name.rpartition(".")
             yield f"--{name}" if value else f"--{stage}.no-{word}"
         else:
-            yield from (f"--{name}", str(value))
+            yield from _words(name, [value])
+
+
+def _flags_by_name(name: str, values: Mapping[str, float]) -> Iterator[str]:
+    """All of these values, which replace the default ones as a whole; a name stays as it is."""
+    if any(re.search(r"[.=]", key) for key in values):
+        # the command line would read a key in a key, or the value, out of such a name
+        yield from (f"--{name}", json.dumps(values))
+    else:
+        yield from (word for key, value in values.items() for word in (f"--{name}.{key}", str(value)))
+
+
+def _words(name: str, values: Sequence[Any]) -> list[str]:
+    """A flag with its values."""
+    if len(values) == 1 and isinstance(values[0], str) and values[0].startswith("-"):
+        # by itself it would be taken for a flag
+        return [f"--{name}={values[0]}"]
+    return [f"--{name}", *map(str, values)]
