@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from longattn import cli
-from longattn.doctor import check_model, check_output, examine
+from longattn.attention import native
+from longattn.doctor import check_installation, check_model, check_output, examine
 from longattn.engines.metrics import METRICS, Metrics
 from longattn.engines.progress import State, StatusFile, read_progress
 from longattn.logs import JsonLines, OneLine
@@ -28,6 +29,16 @@ def test_a_model_that_is_none_fails_with_advice(tmp_path):
     [finding] = check_model(Model(name=str(tmp_path / "nothing")), 64)
     assert (finding.outcome, finding.what) == ("fail", "model")
     assert finding.advice
+
+
+def test_a_kernel_that_cannot_run_is_a_finding_and_no_traceback(monkeypatch):
+    if not native.instruction_sets():
+        pytest.skip("the native kernel is not built")
+    monkeypatch.setenv("LONGATTN_ISA", "sse9")
+    found = {one.what: one for one in check_installation()}
+    assert found["kernel"].outcome == "fail"
+    assert "got 'sse9'" in found["kernel"].found
+    assert found["devices"].outcome == "pass"
 
 
 def test_a_folder_that_cannot_be_used_or_is_used_is_said(tmp_path):

@@ -51,15 +51,22 @@ def check_installation() -> Iterator[Finding]:
             yield Finding(f"extra {extra}", "pass", ", ".join(f"{one} {_version(one)}" for one in packages))
     if importlib.util.find_spec("torch") is None:
         return
-    from longattn.attention import cpu_kernel
     from longattn.engines import devices
 
-    kernel = cpu_kernel()
-    if kernel.startswith("blocked"):
-        yield Finding("kernel", "warn", kernel, "the compiled one is many times faster: install with a C++ compiler")
-    else:
-        yield Finding("kernel", "pass", kernel)
+    yield _kernel()
     yield Finding("devices", "pass", ", ".join(devices(settings.Compute())))
+
+
+def _kernel() -> Finding:
+    from longattn.attention import cpu_kernel
+
+    try:
+        kernel = cpu_kernel()
+    except (ValueError, RuntimeError) as error:
+        return Finding("kernel", "fail", str(error), "unset LONGATTN_ISA, or install longattn again")
+    if kernel.startswith("blocked"):
+        return Finding("kernel", "warn", kernel, "the compiled one is many times faster: install with a C++ compiler")
+    return Finding("kernel", "pass", kernel)
 
 
 def check_model(model: settings.Model, window: int) -> Iterator[Finding]:
