@@ -163,16 +163,19 @@ def test_golden_dependency_strength_from_every_row():
         ({"skip_first": -1}, "skip_first must be at least 0"),
         ({"k": torch.zeros(1, 3, 2, 2)}, "multiple of key heads"),
         ({"k": torch.zeros(2, 3, 1, 2)}, "same B and K"),
+        ({"k": torch.zeros(1, 3, 0, 2)}, "at least one head"),
+        # a division by the size of a packed key would end the process
+        ({"q": torch.zeros(1, 3, 3, 0), "k": torch.zeros(1, 3, 1, 0), "scale": 1.0}, "of a size of at least 1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, message):
     q = torch.zeros(1, 3, 3, 2)
-    arguments = {"k": q[:, :, :1], "positions": torch.arange(3), "distances": [1], **change}
+    arguments = {"q": q, "k": q[:, :, :1], "positions": torch.arange(3), "distances": [1], **change}
     # outside of these tests the shapes are not checked before the function sees them
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         with pytest.raises(ValueError, match=message):
-            row_moments(q, arguments.pop("k"), **arguments)
+            row_moments(arguments.pop("q"), arguments.pop("k"), **arguments)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
 

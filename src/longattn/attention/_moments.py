@@ -81,6 +81,8 @@ def _check(q: Tensor, k: Tensor, positions: Tensor, distances: Sequence[int], sk
             f"q must be [B, R, H, K] and k [B, T, G, K] with the same B and K, "
             f"got {tuple(q.shape)} and {tuple(k.shape)}"
         )
+    if not (k.shape[2] and k.shape[3]):
+        raise ValueError(f"k must have at least one head, of a size of at least 1, got {tuple(k.shape)}")
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"query heads must be a multiple of key heads, got {q.shape[2]} and {k.shape[2]}")
     if positions.shape != (q.shape[1],):
