@@ -183,6 +183,17 @@ def test_dynamic_scaling_takes_windows_of_one_length(make_folder):
         model.queries_and_keys(tokens_like((1, 20)), (0,), lambda _: None)
 
 
+def test_dynamic_scaling_predicts_as_the_model_does(make_folder):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    folder, tokens = make_folder("llama", rope_parameters=rope), tokens_like((1, 96))
+    found = load(folder, (), window=96, predicts=True).predictions(tokens)
+    eager = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = eager(tokens, use_cache=False).logits[:, :-1]
+    expected = logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+    torch.testing.assert_close(found.log_probs, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt2", "gpt_neox", "opt", "phi3", "olmo2", "mixtral"])
 @pytest.mark.parametrize("first", [1, 7, 23])
 def test_predictions_are_those_of_the_models_own_logits(make_folder, model_type, first, monkeypatch):

@@ -92,9 +92,13 @@ class AnyLayer(Model):
             raise ValueError("the model was loaded without its head, for attention alone")
         if not 1 <= first < tokens.shape[1]:
             raise ValueError(f"first must be from 1 to {tokens.shape[1] - 1}, the last token, got {first}")
-        tokens = self._checked(tokens, layers)
         masked = self._by_layer(masked_heads)
         pending = _Pending(set(layers), visit or _ignore, self._place(rows), masked)
+        return self._predict(self._checked(tokens, layers), first, pending)
+
+    def _predict(self, tokens: Int[Tensor, "B T"], first: int, pending: "_Pending") -> Predictions:
+        """Predictions of tokens of any number, on the model's device."""
+        assert self.head is not None, "loaded to predict"
         hidden_BTC = self._run(tokens, pending)
         assert hidden_BTC is not None, "nothing ends this forward pass early"
         wanted = tokens[:, first:].long()
@@ -207,7 +211,8 @@ def load_any_layer(
 def _check_head(loaded: AnyLayer, whole: PreTrainedModel) -> None:
     """Raise ``ModelError`` if the model's own logits are not the head's, because it scales or caps them."""
     tokens = torch.arange(min(8, loaded.window, loaded.vocab_size), device=loaded.device)[None]
-    mine = loaded.predictions(tokens).log_probs
+    # a few tokens, where dynamic scaling lets only whole windows be asked for
+    mine = loaded._predict(tokens, 1, _Pending(set(), _ignore, None)).log_probs
     pending = _PENDING.set(_Pending(set(), _ignore, None))
     try:
         logits = cast("Any", whole)(input_ids=tokens, use_cache=False).logits.float()
