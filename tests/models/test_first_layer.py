@@ -90,6 +90,15 @@ def test_it_equals_the_layer_inside_the_whole_model(make_folder, family, kind):
     assert_same(*ask(first, tokens), *ask(whole, tokens))
 
 
+def test_scaled_queries_are_left_to_the_whole_model(make_folder, edit_config):
+    """Where a config.json scales the queries of every layer, not from the third on."""
+    folder = make_folder("llama")
+    for unscaled, kind in ((2, FirstLayer), (0, AnyLayer)):
+        edit_config(folder, longattn_entropy_abf={"window": 8, "unscaled_layers": unscaled})
+        model = settings.Model(name=str(folder))
+        assert isinstance(load_model(resolve(model), model, layers=(0,), window=24), kind)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_scaling_that_depends_on_the_length_follows_the_length_of_each_window(make_folder, kind):
     folder = make_folder("llama", head_dim=8, rope_parameters=rope(kind, 8))

@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longattn.errors import ModelError
 from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_finite, check_tokens
-from longattn.models.checkpoint import Checkpoint
+from longattn.models.checkpoint import ENTROPY, Checkpoint
 from longattn.models.configuration import max_positions
 from longattn.models.vocabulary import Projection, Projector, Vocabulary, open_table
 from longattn.models.weights import LocalWeights
@@ -34,7 +34,9 @@ def follows_llama(config: PreTrainedConfig) -> bool:
     """Whether :class:`FirstLayer` computes this model's first layer as ``transformers`` does."""
     rope = config.rope_parameters if config.model_type in FAMILIES else {}
     rotary = getattr(config, "no_rope_layers", None) or [1]
-    return bool(rope and rope.get("partial_rotary_factor", 1.0) == 1.0 and rotary[0])
+    rule = getattr(config, ENTROPY, None)
+    scaled = rule is not None and rule["unscaled_layers"] < 1
+    return bool(rope and rope.get("partial_rotary_factor", 1.0) == 1.0 and rotary[0] and not scaled)
 
 
 class Rotation(NamedTuple):
