@@ -239,6 +239,20 @@ def test_a_limit_that_is_reached_is_named_and_can_be_raised(make_folder, limit, 
     resolve(settings.Model(name=str(folder), **{limit: 10**6}))
 
 
+@pytest.mark.parametrize("layers", [(0,), (0, 1)])
+def test_a_header_may_be_as_large_as_the_settings_say_wherever_it_is_read(make_folder, layers):
+    folder = make_folder("llama")
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:end] + b" " * 2**25
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+    model = settings.Model(name=str(folder), max_header_bytes=2**26)
+    load_model(resolve(model), model, layers=layers, window=24)
+    with pytest.raises(ModelError, match=r"more than model\.max_header_bytes"):
+        resolve(settings.Model(name=str(folder)))
+
+
 def test_names_of_usual_kernels_in_a_config_are_ignored(make_folder, edit_config):
     folder = make_folder("llama")
     expected = resolved(folder)

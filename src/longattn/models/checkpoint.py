@@ -125,7 +125,7 @@ def _from_folder(model: settings.Model, folder: Path) -> Checkpoint:
         name=name,
         config=config,
         tokenizer_file=folder / "tokenizer.json",
-        weights=LocalWeights(folder, tensor_files),
+        weights=LocalWeights(folder, tensor_files, model.max_header_bytes),
         hash=checkpoint_hash(config, [digests[file] for file in read]),
         files=digests,
         license=_license(folder / "README.md"),

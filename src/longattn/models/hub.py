@@ -74,6 +74,8 @@ class HubWeights(Weights):
     config: Mapping[str, Any]
     files: Mapping[str, str]
     """File name of each tensor."""
+    max_header: int = MAX_HEADER
+    """Most bytes of a file's header."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -86,10 +88,11 @@ class HubWeights(Weights):
         self.check(wanted)
         name = self.repository.cache_name(wanted)
         folder = cached_folder(name, lambda partial: self._download(partial, wanted))
-        return LocalWeights(folder, dict.fromkeys(wanted, SINGLE_FILE))
+        return LocalWeights(folder, dict.fromkeys(wanted, SINGLE_FILE), self.max_header)
 
     def _download(self, folder: Path, names: list[str]) -> None:
-        headers = {file: self.repository.header(file) for file in sorted({self.files[name] for name in names})}
+        files = sorted({self.files[name] for name in names})
+        headers = {file: self.repository.header(file, self.max_header) for file in files}
         infos = {name: headers[self.files[name]][name] for name in names}
         specs = {name: (info.dtype, info.shape, info.stop - info.start) for name, info in infos.items()}
         (folder / "config.json").write_text(json.dumps(self.config))
@@ -132,7 +135,7 @@ def resolve_repository(model: Model) -> Checkpoint:
         name=name,
         config=config,
         tokenizer_file=_tokenizer_file(repository),
-        weights=HubWeights(repository, config, files),
+        weights=HubWeights(repository, config, files, model.max_header_bytes),
         hash=checkpoint_hash(config, [digests[file] for file in read]),
         files=digests,
         license=info.card_data.license if info.card_data else None,

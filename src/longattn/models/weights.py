@@ -62,6 +62,8 @@ class LocalWeights(Weights):
     folder: Path
     files: Mapping[str, str]
     """File name of each tensor."""
+    max_header: int = MAX_HEADER
+    """Most bytes of a file's header."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -79,7 +81,7 @@ class LocalWeights(Weights):
 
     def num_values(self) -> int:
         """Values in all tensors of these files together."""
-        headers = [local_header(self.folder / file) for file in set(self.files.values())]
+        headers = [local_header(self.folder / file, self.max_header) for file in set(self.files.values())]
         return sum(math.prod(info.shape) for header in headers for info in header.values())
 
 
