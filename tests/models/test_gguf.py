@@ -160,6 +160,12 @@ def test_divisors_of_frequencies_are_kept(make_folder, tmp_path):
             {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.original_context_length": 32},
             {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32},
         ),
+        # llama.cpp takes a factor without a kind for linear, and knows an older name of it
+        ({"rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"rope.scale_linear": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 1.0}, None),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, None),
+        ({}, None),
     ],
 )
 def test_scaling_of_positions_is_kept(make_folder, tmp_path, extra, scaling):
@@ -217,6 +223,10 @@ def test_sentencepiece_merges_by_score(make_folder, tmp_path):
         ({"extra": {"attention.sliding_window": 4}}, "sliding windows"),
         ({"extra": {"rope.dimension_count": 4}}, "rope.dimension_count differs"),
         ({"extra": {"rope.scaling.type": "longrope"}}, "'longrope' scaling"),
+        ({"extra": {"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}}, r"rope\.scaling\.attn_factor"),
+        ({"extra": {"rope.scaling.type": "yarn", "rope.scaling.yarn_beta_fast": 8.0}}, "yarn_beta_fast"),
+        ({"extra": {"attention.scale": 0.5}}, r"with attention\.scale"),
+        ({"extra": {"attention.causal": False}}, "not causal"),
         ({"extra": {"block_count": 4}}, r"lacks the tensors blk\.3"),
         ({"extra": {"block_count": 2}}, r"with the tensors blk\.2"),
         ({"extra": {"block_count": None}}, "block_count must be a positive number, got None"),
@@ -272,6 +282,18 @@ def test_an_array_longer_than_the_file_is_refused(good, tmp_path):
     path = tmp_path / "bad.gguf"
     path.write_bytes(good[: key + 8] + (2**60).to_bytes(8, "little") + good[key + 16 :])
     with pytest.raises(ModelError, match="it ends before"):
+        read_gguf(path)
+
+
+def test_tensors_that_share_bytes_are_refused(good, tmp_path):
+    """A file of a megabyte could hold a model of a terabyte."""
+    places = []
+    for name in (b"blk.0.ffn_gate.weight", b"blk.0.ffn_up.weight"):
+        # two dimensions, their sizes, the type, the offset
+        places.append(good.index(name) + len(name) + 4 + 16 + 4)
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(good[: places[1]] + good[places[0] : places[0] + 8] + good[places[1] + 8 :])
+    with pytest.raises(ModelError, match=r"the tensors blk\.0\.ffn_gate\.weight and blk\.0\.ffn_up\.weight overlap"):
         read_gguf(path)
 
 

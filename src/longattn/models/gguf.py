@@ -22,9 +22,15 @@ from longattn.models.gguf_file import GGUFFile, Quantised, read_gguf
 from longattn.models.gguf_tokenizer import gguf_tokenizer, gguf_tokenizer_config, special_tokens
 from longattn.models.weights import MAX_HEADER, write_safetensors
 
-_VERSION = 1
+_VERSION = 2
 """Part of the name in the cache; a change of what is written needs a new number."""
 _CHUNK_VALUES = 2**24
+_CHANGES = ("attention.scale", "attention.clamp_kqv", "attention.max_alibi_bias", "attention.temperature_length")
+_CHANGES += ("attn_logit_softcapping", "embedding_scale", "residual_scale", "logit_scale", "rope.scaling.alpha")
+"""Facts that change what the model computes, and of which a checkpoint of these classes knows nothing; 0 for none."""
+_YARN = {"attn_factor": 1, "yarn_attn_factor": 1, "yarn_ext_factor": 1, "yarn_beta_fast": 32, "yarn_beta_slow": 1}
+_YARN |= {"yarn_log_multiplier": 0}
+"""What YaRN's further parameters are where nothing is said; other values are not converted."""
 
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -116,6 +122,10 @@ def _config(file: GGUFFile, shape: _Shape) -> dict[str, Any]:
     window = metadata.get(f"{architecture}.attention.sliding_window")
     if metadata.get(f"{architecture}.expert_count") or window:
         raise ModelError("GGUF files with experts or sliding windows are not supported; use the safetensors checkpoint")
+    if not metadata.get(f"{architecture}.attention.causal", True):
+        raise ModelError("the GGUF file's attention is not causal")
+    if others := [name for name in _CHANGES if metadata.get(f"{architecture}.{name}")]:
+        raise ModelError(f"{architecture} GGUF files with {', '.join(others)} are not supported; use safetensors")
     config = {
         "architectures": [_CLASSES[architecture]],
         "model_type": architecture,
@@ -146,7 +156,13 @@ def _decimal(value: float) -> float:
 
 def _rope_scaling(file: GGUFFile, shape: _Shape) -> dict[str, Any] | None:
     prefix = f"{shape.architecture}.rope.scaling"
-    kind = file.metadata.get(f"{prefix}.type", "none")
+    old_name = f"{shape.architecture}.rope.scale_linear"
+    factor = _decimal(file.metadata.get(f"{prefix}.factor", file.metadata.get(old_name, 0.0))) or 1.0
+    # as llama.cpp reads a file that does not name the kind
+    kind = file.metadata.get(f"{prefix}.type", "linear")
+    kind = "none" if kind == "linear" and factor == 1 else kind
+    if other := [name for name, usual in _YARN.items() if file.metadata.get(f"{prefix}.{name}", usual) != usual]:
+        raise ModelError(f"GGUF files with {prefix}.{other[0]} are not supported; use the safetensors checkpoint")
     if factors := file.tensors.get("rope_freqs.weight"):
         # one divisor per frequency (Llama 3.1 and later): LongRoPE with the same divisors at any length
         divisors = _dequantise(factors).ravel().tolist()
@@ -165,7 +181,7 @@ def _rope_scaling(file: GGUFFile, shape: _Shape) -> dict[str, Any] | None:
         return None
     if kind not in ("linear", "yarn"):
         raise ModelError(f"GGUF files with {kind!r} scaling of rotary embeddings are not supported; use safetensors")
-    scaling = {"rope_type": kind, "factor": _decimal(file.metadata[f"{prefix}.factor"])}
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = file.metadata[f"{prefix}.original_context_length"]
     return scaling

@@ -7,6 +7,7 @@ of a loop consumes bytes, so that a damaged or hostile file ends in a ``ModelErr
 import math
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +95,11 @@ class _Cursor:
         tensors = {name: self.tensor(base + offset, shape, kind) for name, shape, kind, offset in headers}
         if len(tensors) != num_tensors:
             raise ValueError("two tensors have the same name")
+        placed = sorted((offset, tensors[name].data.nbytes, name) for name, _, _, offset in headers)
+        for (offset, size, name), (following, _, other) in pairwise(placed):
+            # else a small file could be dequantised into one of any size
+            if offset + size > following:
+                raise ValueError(f"the tensors {name} and {other} overlap")
         return GGUFFile(metadata, tensors)
 
     def take(self, num_bytes: int) -> npt.NDArray[np.uint8]:
