@@ -181,6 +181,7 @@ def test_other_tokenizers_take_whole_documents_up_to_a_limit(name, make):
     [
         (AddedToken("<think>", rstrip=True), "take in the blanks"),
         (AddedToken("so what"), "contain blanks"),
+        (AddedToken("\nUser:"), "contain blanks"),
     ],
 )
 def test_added_tokens_that_could_lie_on_a_border_prevent_cutting(token, reason):

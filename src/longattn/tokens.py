@@ -333,7 +333,7 @@ def _cut(spec: dict[str, Any]) -> _Cut | str:
     for token in spec["added_tokens"]:
         if not token["special"] and (token["lstrip"] or token["rstrip"]):
             return "added tokens that take in the blanks around them"
-        if re.search(rf"[{_WORD}][ \n]", token["content"]):
+        if re.search(rf"[{_WORD}][ \n]|\n[{_WORD}]", token["content"]):
             return "added tokens that contain blanks"
     if any(step["type"] == "ByteLevel" for step in _steps(spec["pre_tokenizer"], "pretokenizers")):
         return _cut_byte_level(spec)
