@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longattn.evals.metrics import cleaned, score, wilson
+from longattn.evals.metrics import cleaned, is_settled, score, wilson
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,28 @@ from longattn.evals.metrics import cleaned, score, wilson
 )
 def test_scores(answer, references, metric, expected):
     assert score(answer, references, metric) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "references", "metric", "settled"),
+    [
+        # 3 and then 4 are 34, which is wrong; a blank or a full stop ends a number
+        (" 3", ["3"], "every", False),
+        (" 3 ", ["3"], "every", True),
+        (" Kenlo", ["Kenlo"], "every", False),
+        (" Kenlo\ufffd", ["Kenlo"], "every", False),
+        (" Kenlo, [12]", ["Kenlo", "[12]"], "every", False),
+        (" Kenlo, [12].", ["Kenlo", "[12]"], "every", True),
+        # RULER takes a part of a word or number
+        (" 3", ["3"], "all", True),
+        (" 3", ["3", "5"], "all", False),
+        (" 3", ["3", "5"], "part", True),
+    ],
+)
+def test_an_answer_is_settled_when_nothing_can_take_its_score_back(said, references, metric, settled):
+    assert is_settled(said, references, metric) == settled
+    endings = [score(cleaned(said + more), references, metric) for more in ("", "4", "tam", " no", "é")]
+    assert not settled or set(endings) == {1.0}
 
 
 @pytest.mark.parametrize(

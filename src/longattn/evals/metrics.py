@@ -48,6 +48,21 @@ def score(answer: str, references: Sequence[str], metric: Metric) -> float:
     return float(any(found)) if metric == "part" else sum(found) / len(found)
 
 
+def is_settled(answer: str, references: Sequence[str], metric: Metric) -> bool:
+    """Whether an answer has its full score whatever is said after it.
+
+    What is found in an answer stays in it, but for ``every`` a word or number at its end may still become another one.
+
+    >>> is_settled("it is 3", ["3"], "every"), is_settled("it is 3.", ["3"], "every")
+    (False, True)
+    """
+    if metric == "every":
+        # half of a character is shown as this one until the rest of it is there
+        ended = (rf"(?<!\w){re.escape(reference.lower())}(?=[^\w\ufffd])" for reference in references)
+        return all(re.search(pattern, answer.lower()) for pattern in ended)
+    return score(answer, references, metric) == 1.0
+
+
 def wilson(scores: Sequence[float]) -> Proportion:
     """The mean of some scores with Wilson's 95 % interval.
 

@@ -164,8 +164,9 @@ def ask(
 
 
 def _all_said(task: Task, references: Sequence[str]) -> Callable[[str], bool]:
-    """Whether an answer has its full score: no metric takes back what is found."""
-    return lambda answer: metrics.score(cleaned(answer), references, task.metric) == 1.0
+    """Whether an answer has its full score, whatever follows."""
+    # as it is: a blank at its end tells that a word is whole, and is not a part of what is scored
+    return lambda answer: metrics.is_settled(answer, references, task.metric)
 
 
 def _facts(
