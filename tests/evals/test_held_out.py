@@ -7,13 +7,14 @@ import pyarrow as pa
 import pytest
 
 from longattn.cli import launch
-from longattn.errors import CorpusError
+from longattn.errors import CorpusError, ModelError
 from longattn.evals.held_out import draw, log_probs, measure
 from longattn.evals.settings import Measuring
 from longattn.models import resolve
 from longattn.scorers import ShortContext
 from longattn.settings import Corpus, Model
 from longattn.tables import read_sealed, write_parquet
+from longattn.tokens import Tokenizer
 
 LINE = "The ferry leaves at noon and comes back at dusk, unless the fog is thick. "
 RULE = Measuring(length=64, windows=6, resamples=50)
@@ -79,6 +80,21 @@ def test_exported_windows_are_taken_as_they_are(model, tmp_path):
         assert [(window.doc_id, window.tokens.tolist()) for window in windows] == [
             (name, row[:64]) for name, row in zip(["a", "b", "b"], rows, strict=False)
         ]
+
+
+def test_an_export_of_another_tokenizers_ids_is_refused(model, tmp_path):
+    checkpoint = resolve(model)
+    folder = tmp_path / "run" / "export" / "data"
+    folder.mkdir(parents=True)
+    write_parquet(folder / "part.parquet", pa.table({"input_ids": pa.array([list(range(70))], pa.list_(pa.int32()))}))
+    summary = tmp_path / "run" / "export" / "export.json"
+    places = [tmp_path / "run", tmp_path / "run" / "export", folder, folder / "part.parquet"]
+    for place in places:
+        summary.write_text(json.dumps({"tokenizer": "0123456789abcdef"}))
+        with pytest.raises(ModelError, match=r"ids of the tokenizer 0123456789abcdef.*--write\.retokenize"):
+            draw(Corpus(inputs=(str(place),)), checkpoint, Measuring(length=64))
+        summary.write_text(json.dumps({"tokenizer": Tokenizer.load(checkpoint.tokenizer_file).hash}))
+        assert len(draw(Corpus(inputs=(str(place),)), checkpoint, Measuring(length=64))) == 1
 
 
 def test_inputs_without_a_window_and_settings_without_sense_are_refused(texts, model, tmp_path):

@@ -1,6 +1,7 @@
 """Measure what a checkpoint makes of long contexts in held-out text, without any task: see :mod:`.by_position`."""
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ from longattn.errors import CorpusError, ModelError
 from longattn.evals import by_position
 from longattn.evals.by_position import Bucket, Mean
 from longattn.evals.settings import Measuring
+from longattn.export.summary import FILE_NAME
 from longattn.models import Checkpoint, resolve
+from longattn.models.cache import file_digest
 from longattn.records import Document, Window
 from longattn.scorers import Ask, ShortContext, WholeWindow
 from longattn.scorers.base import long_and_short
@@ -64,8 +67,8 @@ def measure(
     """Measure a checkpoint on held-out text and write ``held-out-<settings>.json``.
 
     ``evaluator`` chooses LongPPL's key tokens; None is the model itself, whose figures are then not comparable with
-    other models'. Raises :class:`CorpusError` for inputs that hold no window, ``ModelError`` for an evaluator with
-    another tokenizer, and ``ValueError`` for settings that make no sense.
+    other models'. Raises :class:`CorpusError` for inputs that hold no window, ``ModelError`` for an evaluator or an
+    export with another tokenizer, and ``ValueError`` for settings that make no sense.
     """
     late = rule.length // 2 if rule.late is None else rule.late
     distance = rule.length // 4 if rule.distance is None else rule.distance
@@ -140,7 +143,8 @@ def draw(inputs: settings.Corpus, checkpoint: Checkpoint, rule: Measuring) -> li
     """Up to ``rule.windows`` windows of the inputs, every window as likely as any other, in the order of the input.
 
     Exported windows (a run folder, an export, Parquet files with ``input_ids``) are taken as they are, texts are cut
-    as for measuring. Raises :class:`CorpusError` where there is none of the length.
+    as for measuring. Raises :class:`CorpusError` where there is none of the length, and ``ModelError`` for an export
+    with another tokenizer's ids.
     """
     kept: list[tuple[int, Window]] = []
     generator = random.Random(rule.seed)
@@ -161,6 +165,7 @@ def _windows(inputs: settings.Corpus, checkpoint: Checkpoint, length: int) -> It
     texts = []
     for place in inputs.inputs:
         if files := _exported(Path(place)):
+            _check_tokenizer(Path(place), checkpoint)
             yield from _exported_windows(files, length)
         else:
             texts.append(place)
@@ -181,6 +186,18 @@ def _exported(place: Path) -> list[Path]:
     folders = [place / "export" / "data", place / "data", place]
     candidates = [place] if place.is_file() else next((sorted(f.glob("*.parquet")) for f in folders if f.is_dir()), [])
     return [file for file in candidates if file.suffix == ".parquet" and "input_ids" in pq.read_schema(file).names]
+
+
+def _check_tokenizer(place: Path, checkpoint: Checkpoint) -> None:
+    """Raise ``ModelError`` for an export that says that its token ids are another tokenizer's."""
+    own = file_digest(checkpoint.tokenizer_file)[:16]
+    folders = [place / "export", place, place.parent, place.parent.parent]
+    summary = next((folder / FILE_NAME for folder in folders if (folder / FILE_NAME).is_file()), None)
+    if summary is not None and (made_by := json.loads(summary.read_bytes()).get("tokenizer")) not in (None, own):
+        raise ModelError(
+            f"{place} has token ids of the tokenizer {made_by}, {checkpoint.name} has {own}; export with "
+            f"--write.retokenize {checkpoint.name}, or give the text itself"
+        )
 
 
 def _exported_windows(files: Iterable[Path], length: int) -> Iterator[Window]:
