@@ -25,7 +25,7 @@ def dataset(tmp_path):
 
 def run(tiny_model_folder, inputs, output, **corpus) -> Recipe:
     recipe = Recipe(
-        corpus=Corpus(inputs=(str(inputs),), source_field="source", **corpus),
+        corpus=Corpus(inputs=tuple(map(str, inputs)), source_field="source", **corpus),
         window=Windowing(length=64),
         model=Model(name=str(tiny_model_folder)),
         scorers=("length", "repetition"),
@@ -42,7 +42,7 @@ def lines(file) -> list[dict]:
 
 
 def test_every_line_of_documents_has_its_line_of_attributes(dataset, tiny_model_folder, tmp_path):
-    recipe = run(tiny_model_folder, dataset / "documents", tmp_path / "run")
+    recipe = run(tiny_model_folder, [dataset / "documents"], tmp_path / "run")
     files = verbs.write_attributes(recipe, tmp_path / "run", dataset, "far")
     rows = pq.read_table(tmp_path / "run" / "selection.parquet").to_pylist()
     assert {f.relative_to(dataset).as_posix() for f in files} == {
@@ -66,11 +66,28 @@ def test_every_line_of_documents_has_its_line_of_attributes(dataset, tiny_model_
     assert seen == len(rows) > 0
 
 
+def test_files_of_one_name_in_several_data_sets_have_attributes_each(dataset, tiny_model_folder, tmp_path):
+    other = tmp_path / "books" / "v1" / "documents" / "b.json.gz"
+    other.parent.mkdir(parents=True)
+    book = {"id": "book", "text": "page " * 90, "source": "books"}
+    other.write_bytes(gzip.compress(json.dumps(book).encode() + b"\n"))
+    recipe = run(tiny_model_folder, [dataset, other.parent], tmp_path / "run")
+    files = verbs.write_attributes(recipe, tmp_path / "run", tmp_path, "far")
+    assert sorted(file.relative_to(tmp_path).as_posix() for file in files) == [
+        "books/v1/attributes/far/b.json.gz",
+        "wiki/attributes/far/b.json.gz",
+        "wiki/attributes/far/en/a.jsonl.gz",
+    ]
+    for file in files:
+        documents = lines(str(file).replace("/attributes/far/", "/documents/"))
+        assert [line["id"] for line in lines(file)] == [document["id"] for document in documents]
+
+
 @pytest.mark.parametrize("folder", ["texts", "documents"])
 def test_what_is_no_dolma_corpus_is_refused(folder, dataset, tiny_model_folder, tmp_path):
     path = tmp_path / folder / "plain.jsonl"
     path.parent.mkdir()
     path.write_text(json.dumps({"id": "a", "text": "far " * 90, "source": "s"}) + "\n")
-    recipe = run(tiny_model_folder, path, tmp_path / "run")
+    recipe = run(tiny_model_folder, [path], tmp_path / "run")
     with pytest.raises(ValueError, match="no file of Dolma documents"):
         verbs.write_attributes(recipe, tmp_path / "run", tmp_path)

@@ -173,6 +173,8 @@ def attributes(
 
         longattn attributes RUN --output data/wiki
 
+    Of a run over several data sets, give the folder that holds them all: OUTPUT/wiki/attributes/NAME/... and so on.
+
     Parameters
     ----------
     name
@@ -181,7 +183,7 @@ def attributes(
     from longattn import verbs
 
     files = verbs.write_attributes(recipe, folder, output, name)
-    say(f"{len(files)} files of attributes -> {output / 'attributes' / name}")
+    say(f"{len(files)} files of attributes {name} -> {output}")
     return DONE
 
 

@@ -6,6 +6,7 @@ lines in step with those of the documents, and stops where two ids differ. An at
 """
 
 import gzip
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -40,6 +41,9 @@ def write_attributes(
 ) -> list[Path]:
     """Write ``output/attributes/NAME/…`` for every file of documents, and return the files.
 
+    Those of several data sets go to ``output/DATASET/attributes/NAME/…``, where ``output`` is the folder that holds all
+    of these.
+
     ``NAME__score`` has a span for every window with a score, ``NAME__kept`` one with 1 for every window that was kept.
     Every line of the input has its line, those that were rejected or too short too. Raises ``ValueError`` for inputs
     that are no Dolma documents, and :class:`RunError` for those that have changed.
@@ -52,7 +56,7 @@ def write_attributes(
             for file in {part.file for part in unit.slices}:
                 of_file[file].append(unit.id)
     files = sorted({part.file for unit in units for part in unit.slices})
-    places = {file: _place(file, name) for file in files}
+    places = _places(files, name)
     scores = _scores(selection)
     written = []
     for file in files:
@@ -65,16 +69,26 @@ def write_attributes(
     return written
 
 
-def _place(file: str, name: str) -> PurePosixPath:
-    """Where the attributes of a file are looked for, below the folder of the data set."""
+def _places(files: Sequence[str], name: str) -> dict[str, PurePosixPath]:
+    """Where the attributes of each file are looked for, below the folder that all data sets have in common."""
+    split = {file: _split(file) for file in files}
+    common = os.path.commonpath([dataset for dataset, _ in split.values()]) if split else ""
+    return {
+        file: PurePosixPath(os.path.relpath(dataset, common), "attributes", name, below)
+        for file, (dataset, below) in split.items()
+    }
+
+
+def _split(file: str) -> tuple[Path, PurePosixPath]:
+    """The folder of the data set that a file of documents is of, and its path below the documents there."""
     folders = PurePosixPath(file).parts
     if is_uri(file) or DOCUMENTS not in folders[:-1] or not file.endswith((".json.gz", ".jsonl.gz")):
         raise ValueError(
             f"{file} is no file of Dolma documents: those are .json.gz or .jsonl.gz on this machine, below a folder "
             f"called {DOCUMENTS}"
         )
-    below = folders[folders.index(DOCUMENTS) + 1 :]
-    return PurePosixPath("attributes", name, *below)
+    place = folders.index(DOCUMENTS)
+    return Path(*folders[:place]).absolute(), PurePosixPath(*folders[place + 1 :])
 
 
 def _scores(selection: Path) -> Scores:

@@ -64,8 +64,8 @@ def export_selection(recipe: Recipe, output: str | Path) -> "ExportSummary":
 def write_attributes(recipe: Recipe, output: str | Path, folder: Path, name: str = "longattn") -> list[Path]:
     """Write the scores of all windows as Dolma attributes ``name`` into ``folder``, and return the files.
 
-    ``folder`` is that of the data set, whose documents are in ``folder/documents``. Raises ``ValueError`` for inputs
-    that are no Dolma documents.
+    ``folder`` is that of the data set, whose documents are in ``folder/documents``, or the one that holds all of
+    several data sets, ``folder/DATASET/documents``. Raises ``ValueError`` for inputs that are no Dolma documents.
     """
     from longattn.export import write_attributes
 
