@@ -13,6 +13,7 @@ import pytest
 
 from longattn.export.base import MOST_SOURCES, TokenFormat
 from longattn.export.exporting import COLUMNS, FORMATS
+from longattn.export.mds import spans
 from longattn.settings import Exporting
 
 TOKEN_FORMATS = [name for name, format in FORMATS.items() if format.tokens_only]
@@ -164,6 +165,20 @@ def test_streaming_reads_its_shards(made, mds_reader, monkeypatch):
         assert [row["input_ids"].tolist() for row in rows] == [window.tokens.tolist() for window in windows]
         assert {row["domain"] for row in rows} == {source}
         assert all(row["length"] == 32 and row["indices"].tolist() == [[0, 32]] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("begins", "covered"),
+    [
+        ((0, 10), [[0, 10], [10, 40]]),
+        ((), [[0, 40]]),
+        # encoded again, a record begins behind the tokens that were kept
+        ((0, 40), [[0, 40]]),
+        ((0, 10, 50, 70), [[0, 10], [10, 40]]),
+    ],
+)
+def test_records_of_a_window_end_where_its_tokens_do(begins, covered):
+    assert spans({"part_tokens": begins, "input_ids": np.arange(40)}).tolist() == covered
 
 
 def test_shards_know_the_records_of_a_joined_window(joined, mds_reader):

@@ -115,9 +115,10 @@ def encode_sample(row: Row) -> bytes:
 
 def spans(row: Row) -> npt.NDArray[np.int64]:
     """[D, 2]: first token and end of each record in the window, which cover it."""
-    starts = sorted({0, *row["part_tokens"]})
-    ends = [*starts[1:], len(row["input_ids"])]
-    return np.array([pair for pair in zip(starts, ends, strict=True) if pair[1] > pair[0]]).reshape(-1, 2)
+    length = len(row["input_ids"])
+    # in another tokenizer's longer ids, cut at the window's length, a record may begin behind the cut
+    starts = [start for start in sorted({0, *row["part_tokens"]}) if start < length]
+    return np.array(list(zip(starts, [*starts[1:], length], strict=False)), np.int64).reshape(-1, 2)
 
 
 def _array(values: npt.NDArray[Any], kind: type[np.generic]) -> bytes:
