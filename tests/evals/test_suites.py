@@ -39,8 +39,9 @@ def test_suites_that_cannot_be_run_are_refused(tmp_path, names, says):
 
 
 def test_results_are_sealed_with_their_settings(tiny_model_folder, tmp_path, monkeypatch, capsys):
-    result = {"results": {"mmlu": {"acc,none": 0.25, "alias": "mmlu"}}, "versions": {}, "samples": {}, "lm_eval": "0"}
-    monkeypatch.setattr(suites, "_evaluate", lambda *_: result)
+    result = {"results": {"mmlu": {"acc,none": 0.25, "alias": "mmlu"}}, "versions": {}, "samples": {}}
+    ran = []
+    monkeypatch.setattr(suites, "_evaluate", lambda *asked: ran.append(asked) or result)
     monkeypatch.setattr(suites, "cached", lambda suite: True)
     command = ["eval", "suite", "mmlu", "--model.name", str(tiny_model_folder), "-o", str(tmp_path), "--limit", "2"]
     assert launch(command) == 0
@@ -49,6 +50,19 @@ def test_results_are_sealed_with_their_settings(tiny_model_folder, tmp_path, mon
 
     (file,) = tmp_path.glob("suite-mmlu-*.json")
     assert (read_sealed(file)["shots"], read_sealed(file)["limit"]) == (5, 2)
+    # those that are there are read, without their data too; with another limit it is another result
+    monkeypatch.setattr(suites, "cached", lambda suite: False)
+    assert launch(command) == 0
+    assert "0.2500" in capsys.readouterr().out
+    assert len(ran) == 1
+    assert launch([*command[:-1], "3"]) == 1
+    assert "not in the cache: cais/mmlu" in capsys.readouterr().err
+    # one that was damaged is made again
+    monkeypatch.setattr(suites, "cached", lambda suite: True)
+    file.write_bytes(file.read_bytes().replace(b"0.25", b"0.75"))
+    assert launch(command) == 0
+    assert len(ran) == 2
+    assert read_sealed(file)["results"] == result["results"]
 
 
 def test_the_cache_can_be_looked_at_alone(capsys):

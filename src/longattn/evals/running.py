@@ -86,7 +86,7 @@ def evaluate(
             for task in tasks:
                 facts = _facts(task, length, rule, materials, checkpoint, model, tokenizer)
                 path = output / f"{task.name}-{length}-{fingerprint(facts)}.json"
-                if not _is_whole(path):
+                if not is_whole(path):
                     try:
                         made = generate(task, materials, length, rule.samples, rule.seed)
                     except (DoesNotFitError, NeedsMaterialError) as error:
@@ -215,7 +215,7 @@ def _load(checkpoint: Checkpoint, model: settings.Model, longest: int, answering
     return load_answerer(checkpoint, model, longest=longest, device=engines.device(answering.device))
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether a result is there; a damaged one is not, and the log says so."""
     try:
         read_sealed(path)
@@ -232,7 +232,7 @@ def collect(output: Path, left_out: Sequence[LeftOut] = ()) -> Evaluation:
     found = []
     for path in sorted(output.glob("*-*-*.json")):
         # measures of held-out text and suites may be in the same folder
-        if _is_whole(path) and "task" in (result := read_sealed(path)):
+        if is_whole(path) and "task" in (result := read_sealed(path)):
             found.append({key: value for key, value in result.items() if key != "samples"} | {"file": path.name})
     order = list(TASKS)
     found.sort(key=lambda one: (_model_key(one), one["length"], order.index(one["task"]), one["file"]))

@@ -5,6 +5,7 @@ machine without a network gets an answer and no traceback.
 """
 
 import importlib
+import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 from longattn import settings
 from longattn.errors import LongAttnError, ModelError
-from longattn.models import resolve
+from longattn.evals.running import is_whole
+from longattn.models import Checkpoint, resolve
 from longattn.models.weights import LocalWeights
 from longattn.settings import fingerprint
-from longattn.tables import make_folder, write_sealed
+from longattn.tables import make_folder, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -78,31 +80,41 @@ def run_suites(
         raise ValueError(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
     if not run_code and (coding := [name for name in names if SUITES[name].runs_code]):
         raise ValueError(f"{coding[0]} runs code that the model writes: --run-code allows it, best in a container")
-    if not download and (missing := [SUITES[name].dataset for name in names if not cached(SUITES[name])]):
+    if model.rope_theta is not None:
+        raise ModelError("lm-eval reads rope_theta from config.json: change it there")
+    checkpoint = resolve(model)
+    facts = {name: _facts(name, checkpoint, model, limit, length) for name in names}
+    paths = {name: output / f"suite-{name}-{fingerprint(facts[name])}.json" for name in names}
+    to_run = [name for name in names if not is_whole(paths[name])]
+    if not download and (missing := [SUITES[name].dataset for name in to_run if not cached(SUITES[name])]):
         raise MissingDataError(
             f"not in the cache: {', '.join(missing)}; --download fetches them from the Hugging Face hub, or copy the "
             "cache of a machine that has them (HF_HOME)"
         )
-    if model.rope_theta is not None:
-        raise ModelError("lm-eval reads rope_theta from config.json: change it there")
-    checkpoint = resolve(model)
-    weights = checkpoint.weights.fetch(checkpoint.weights.names)
-    if not isinstance(weights, LocalWeights):
-        raise ModelError(f"{checkpoint.name} has no folder that lm-eval could read")
-    make_folder(output)
-    found = {}
-    for name in names:
-        facts = {
-            "suite": name,
-            "shots": SUITES[name].shots,
-            "limit": limit,
-            "length": length,
-            "model": {"name": checkpoint.name, "hash": checkpoint.hash, "dtype": model.dtype},
-        }
-        result = _evaluate(SUITES[name], weights.folder, model, limit, length, device)
-        write_sealed(output / f"suite-{name}-{fingerprint(facts)}.json", {**facts, **result})
-        found[name] = result
-    return found
+    if to_run:
+        weights = checkpoint.weights.fetch(checkpoint.weights.names)
+        if not isinstance(weights, LocalWeights):
+            raise ModelError(f"{checkpoint.name} has no folder that lm-eval could read")
+        make_folder(output)
+        for name in to_run:
+            result = _evaluate(SUITES[name], weights.folder, model, limit, length, device)
+            write_sealed(paths[name], {**facts[name], **result})
+    return {name: read_sealed(paths[name]) for name in names}
+
+
+def _facts(
+    name: str, checkpoint: Checkpoint, model: settings.Model, limit: int | None, length: int | None
+) -> dict[str, Any]:
+    """What decides a result; its fingerprint is part of the file's name."""
+    return {
+        "suite": name,
+        "shots": SUITES[name].shots,
+        "limit": limit,
+        "length": length,
+        "model": {"name": checkpoint.name, "hash": checkpoint.hash, "dtype": model.dtype},
+        # by the name of its module, which is what the answer to a missing one looks for
+        "lm_eval": importlib.metadata.version("lm_eval"),
+    }
 
 
 def _evaluate(
@@ -127,5 +139,4 @@ def _evaluate(
         "results": evaluated["results"],
         "versions": evaluated["versions"],
         "samples": evaluated["n-samples"],
-        "lm_eval": lm_eval.__version__,
     }
