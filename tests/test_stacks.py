@@ -89,6 +89,13 @@ def test_python_parses_and_has_the_datas_numbers(stack, data, model):
     assert len(max(text.splitlines(), key=len)) < 200
 
 
+def test_a_configuration_of_one_step_warms_up_in_none(data, model):
+    """Megatron refuses as many steps of warm-up as there are in all."""
+    rule = Training(batch_tokens=100 * 64)
+    found = numbers_of(render("megatron-bridge", data("megatron-bridge"), model, rule, gpus=4))
+    assert (found["lr_decay_iters"], found["lr_warmup_iters"]) == (1, 0)
+
+
 def test_the_weights_of_megatrons_files_are_their_shares(data, model):
     folder = data("megatron-bridge")
     found = numbers_of(render("megatron-bridge", folder, model, RULE))

@@ -98,6 +98,14 @@ def test_the_curve_holds_what_each_step_was(undisturbed):
     assert [line["step"] for line in timings if "tokens_per_second" in line] == [1, 2, 3, 4]
 
 
+def test_a_training_of_one_step_learns_something(load_tiny, rows, tmp_path):
+    """A step of warm-up has the learning rate 0, so the only one is none."""
+    trained = train(load_tiny(), rows[:4], replace(TRAINING, warmup=0.02), tmp_path, held_out=rows[:4])
+    assert [line["learning_rate"] for line in trained.curve if "loss" in line] == [1e-3]
+    before, after = (line["held_out_loss"] for line in trained.curve if "held_out_loss" in line)
+    assert after < before
+
+
 class Interrupting(list):
     """Windows; Ctrl-C is pressed while the first of a step is read."""
 

@@ -1,7 +1,6 @@
 """Configurations for training stacks, filled in with the facts of an export or a mixture."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -112,7 +111,7 @@ def render(stack: Stack, folder: Path, model: str, rule: Training, *, gpus: int 
         batch=batch,
         accumulation=batch // gpus,
         steps=steps,
-        warmup=math.ceil(rule.warmup * steps),
+        warmup=rule.warmup_steps(steps),
         passes=tokens / max(1, data.windows * data.length),
         checked=needs.checked,
     )

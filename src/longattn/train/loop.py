@@ -197,7 +197,7 @@ def _arguments(training: Training, planned: Plan, folder: Path, *, evaluates: bo
         train_sampling_strategy="sequential",
         learning_rate=training.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(training.warmup * planned.steps),
+        warmup_steps=training.warmup_steps(planned.steps),
         weight_decay=training.weight_decay,
         adam_beta1=training.beta1,
         adam_beta2=training.beta2,

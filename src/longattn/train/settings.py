@@ -1,6 +1,7 @@
 """Every choice about training; a field's docstring is its help text."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -111,6 +112,14 @@ class Training:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.tokens is not None and self.tokens < self.batch_tokens:
             raise ValueError(f"tokens must be at least batch_tokens, {self.batch_tokens}, got {self.tokens}")
+
+    def warmup_steps(self, steps: int) -> int:
+        """Of so many steps, those in which the learning rate rises from 0; never all, or nothing would be learned.
+
+        >>> [Training().warmup_steps(steps) for steps in (2384, 2, 1)]
+        [48, 1, 0]
+        """
+        return min(math.ceil(self.warmup * steps), steps - 1)
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the result, as JSON types."""
