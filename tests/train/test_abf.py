@@ -130,6 +130,18 @@ def test_a_reader_of_another_base_is_found(model, tmp_path):
         prove(path.parent, 64_000.0)
 
 
+def test_a_table_of_another_base_is_found_where_it_is_scaled(tmp_path, monkeypatch):
+    """16 dimensions of a head and 4,096 positions: the second pair is one that Llama 3.1 leaves alone."""
+    scaling = {**LLAMA31, "original_max_position_embeddings": 4096}
+    shape = {"head_dim": 16, "max_position_embeddings": 4096}
+    model = tiny_checkpoint(tmp_path / "model", rope_scaling=scaling, **shape)
+    found = adjust(str(model), Adjusting(length=32768, scaling="keep"), tmp_path / "kept")
+    assert len(found.readers) == 3
+    monkeypatch.setattr("longattn.train.rotary.rotary_table", lambda _: 1e4 ** (-np.arange(0, 16, 2) / 16))
+    with pytest.raises(ModelError, match="is read with other bases"):
+        prove(tmp_path / "kept", found.base)
+
+
 def test_folders_of_others_are_not_replaced(model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")

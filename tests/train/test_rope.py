@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longattn.errors import ModelError
-from longattn.train.rope import bases, entropy_scale, inverse_frequencies, read_rope, suggest_base, with_base
+from longattn.train.rope import (
+    base_of,
+    bases,
+    entropy_scale,
+    inverse_frequencies,
+    read_rope,
+    suggest_base,
+    with_base,
+)
 
 PLAIN = {
     "model_type": "llama",
@@ -89,6 +97,39 @@ def test_a_kept_scaling_is_spelled_for_both_generations():
     edited = with_base({**PLAIN, "rope_scaling": {**LLAMA31, "type": "llama3"}}, 2.1e6, 131072, keep_scaling=True)
     assert edited["rope_scaling"] == {**LLAMA31, "type": "llama3"}
     assert edited["rope_parameters"] == {**LLAMA31, "rope_theta": 2.1e6}
+
+
+def test_the_old_length_of_phi_3_stands_beside_its_scaling():
+    longrope = {"type": "longrope", "short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+    config = {**PLAIN, "max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+    rope = read_rope({**config, "rope_scaling": longrope})
+    assert (rope.positions, rope.limit) == (4096, 131072)
+    assert suggest_base(rope.base, rope.positions, 32768, rope.dims) == 4_200_000
+    assert read_rope(with_base({**config, "rope_scaling": longrope}, 4.2e6, 32768)).positions == 32768
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        {"rope_type": "linear", "factor": 4.0},
+        LLAMA31,
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192},
+    ],
+)
+def test_the_base_of_a_table_is_found_in_it(scaling):
+    """As transformers makes it: plain, scaled as a whole, or scaled where it turns slowly."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = with_base({**PLAIN, "rope_scaling": scaling}, 2.1e6, 32768, keep_scaling=True)
+    table = LlamaRotaryEmbedding(LlamaConfig(**config)).inv_freq.numpy()
+    assert base_of(table, read_rope(config)) == pytest.approx(2.1e6, rel=1e-3)
+
+
+def test_a_head_of_few_dimensions_does_not_tell_the_base_of_a_scaled_table():
+    config = with_base({**PLAIN, "head_dim": 4, "rope_scaling": LLAMA31}, 2.1e6, 32768, keep_scaling=True)
+    assert base_of(np.array([1.0, 1e-4]), read_rope(config)) is None
 
 
 def test_a_part_of_a_head_is_spelled_for_both_generations():

@@ -23,7 +23,7 @@ from longattn.models.checkpoint import ENTROPY, Checkpoint, resolve
 from longattn.models.weights import LocalWeights
 from longattn.settings import Adjusting, Model
 from longattn.tables import durable, make_folder, sync_folder, write_json
-from longattn.train.rope import KEPT, Rope, bases, inverse_frequencies, read_rope, suggest_base, with_base
+from longattn.train.rope import KEPT, Rope, base_of, bases, inverse_frequencies, read_rope, suggest_base, with_base
 
 FILE_NAME = "abf.json"
 """Where a folder made here says what was changed."""
@@ -95,8 +95,9 @@ def adjust(model: str, rule: Adjusting, output: Path | None = None) -> Adjusted:
 def prove(folder: Path, base: float) -> dict[str, float]:
     """The base that each reader takes from a folder's config.json, once all of them agree on ``base``.
 
-    Where ``transformers`` is installed with torch, its rotary table is made and compared too. Raises ``ModelError`` for
-    a reader that takes another base: the model would be run with it, and nothing would say so.
+    Where ``transformers`` is installed with torch, its rotary table is made and compared too: a plain one as a whole,
+    of a scaled one what :func:`base_of` finds in it. Raises ``ModelError`` for a reader that takes another base: the
+    model would be run with it, and nothing would say so.
     """
     config = json.loads((folder / "config.json").read_bytes())
     found = bases(config)
@@ -107,8 +108,8 @@ def prove(folder: Path, base: float) -> dict[str, float]:
         table = rotary_table(folder)
         if rope.kind == "default" and not np.allclose(table, inverse_frequencies(base, rope.dims), rtol=1e-5, atol=0):
             raise ModelError(f"{folder}: the rotary table of {reader()} is not that of base {base:,.0f}")
-        # the second entry is b^(-2/d) where nothing is scaled
-        found[reader()] = float(table[1]) ** (-rope.dims / 2) if rope.kind == "default" else base
+        if (read := base_of(table, rope)) is not None:
+            found[reader()] = read
     if wrong := {who: other for who, other in found.items() if not np.isclose(other, base, rtol=1e-3)}:
         raise ModelError(f"{folder}: config.json is read with other bases than {base:,.0f}: {wrong}")
     return found

@@ -71,6 +71,8 @@ def read_rope(config: Mapping[str, Any]) -> Rope:
     scaling = {key: value for key, value in parameters.items() if key not in ("rope_theta", "type", _PARTIAL)}
     limit = int(config["max_position_embeddings"])
     partial = parameters.get(_PARTIAL, config.get(_PARTIAL))
+    # Phi-3 has it beside the parameters of its scaling, and transformers prefers that one
+    beside = None if kind == "default" else config.get(_ORIGINAL)
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     dims = int(head * (1.0 if partial is None else partial))
     if dims < 4:
@@ -78,7 +80,7 @@ def read_rope(config: Mapping[str, Any]) -> Rope:
     return Rope(
         base=stated.pop() if stated else DEFAULT_BASE,
         dims=dims,
-        positions=int(parameters.get("original_max_position_embeddings", limit)),
+        positions=int(beside or parameters.get(_ORIGINAL) or limit),
         limit=limit,
         scaling={} if kind == "default" else {**scaling, "rope_type": kind},
         partial=partial,
@@ -112,7 +114,7 @@ def with_base(config: Mapping[str, Any], base: float, positions: int, *, keep_sc
     scaling = {}
     if keep_scaling and rope.scaling:
         # without it these kinds take max_position_embeddings, which is about to change
-        original = {} if rope.kind == "linear" else {"original_max_position_embeddings": rope.positions}
+        original = {} if rope.kind == "linear" else {_ORIGINAL: rope.positions}
         scaling = {**rope.scaling, **original}
         # transformers 4 reads this one, in its early versions by the name "type"
         edited["rope_scaling"] = {**scaling, "type": rope.kind}
@@ -144,7 +146,22 @@ def entropy_scale(positions: npt.ArrayLike, window: int) -> npt.NDArray[np.float
     return np.maximum(1.0, np.log(np.asarray(positions, np.float64) + 1) / np.log(window))
 
 
+def base_of(table: npt.NDArray[np.floating[Any]], rope: Rope) -> float | None:
+    """The base b that a rotary table, [d/2], was made of, by its two fastest pairs, which are as b^(2/d) to 1.
+
+    A scaling that is kept leaves these alone, or scales both alike. None where the second of them is too slow for that,
+    which takes a head of few dimensions.
+    """
+    if rope.kind not in ("default", "linear"):
+        # pairs that turn so often within the old length are left alone: Llama 3.1's 4 times, YaRN's 32
+        often = float(rope.scaling.get("high_freq_factor") or rope.scaling.get("beta_fast") or 32)
+        if 2 * math.pi * rope.base ** (2 / rope.dims) * often > rope.positions:
+            return None
+    return float(table[0] / table[1]) ** (rope.dims / 2)
+
+
 _PARTIAL = "partial_rotary_factor"
+_ORIGINAL = "original_max_position_embeddings"
 
 
 def _parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
