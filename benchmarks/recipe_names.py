@@ -5,6 +5,7 @@ of the YAML, and every import, attribute and keyword of the Python, in their sou
 run.
 """
 
+import argparse
 import ast
 import json
 import re
@@ -138,4 +139,6 @@ def data(folder: Path, stack: str) -> Path:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    main(parser.parse_args().folder)
