@@ -148,11 +148,69 @@ def test_flags_win_over_variables_over_files_over_the_recipe(arguments, tmp_path
     assert recipe["model"]["rope_theta"] == 1000
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """The recipes that `run` is called with, in place of running them."""
+    from longattn import verbs
+
+    recipes = []
+
+    def run(recipe, *_):
+        recipes.append(recipe)
+        raise ValueError("this is only looked at")
+
+    monkeypatch.setattr(verbs, "run", run)
+    return recipes
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("settings.toml", 'recipe = "released"\nlog_format = "json"\n[refine]\nconfidence = 0.75\n'),
+        ("settings.yaml", "recipe: released\nlog-format: json\nrefine:\n  confidence: 0.75\n"),
+    ],
+)
+def test_a_file_may_name_the_recipe_and_stages_that_are_also_verbs(name, text, asked, tmp_path, capsys):
+    (tmp_path / name).write_text(text)
+    words = ["run", "x", "--config", str(tmp_path / name)]
+    assert cli.launch(words) == 1
+    assert json.loads(capsys.readouterr().err)["message"] == "this is only looked at"
+    assert cli.launch([*words, "--recipe", "paper", "--refine.confidence", "0.5"]) == 1
+    first, second = asked
+    assert (first.settings.longattn.convention, first.refine.confidence) == ("released", 0.75)
+    assert (second.settings.longattn.convention, second.refine.confidence) == ("paper", 0.5)
+
+
+def test_variables_name_what_every_verb_has_too(asked, tmp_path, monkeypatch, capsys):
+    (tmp_path / "settings.toml").write_text("[keep]\nshare = 0.3\n")
+    for name, value in {"CONFIG": str(tmp_path / "settings.toml"), "RECIPE": "released", "LOG_FORMAT": "json"}.items():
+        monkeypatch.setenv(f"LONGATTN_{name}", value)
+    assert cli.launch(["run", "x"]) == 1
+    assert json.loads(capsys.readouterr().err)["level"] == "error"
+    assert (asked[0].keep.share, asked[0].settings.longattn.convention) == (0.3, "released")
+
+
+def test_a_variable_for_the_flag_of_another_verb_reaches_no_scorer_of_that_name(asked, monkeypatch):
+    """``mix --length``, and the scorer ``length``, which has no settings."""
+    monkeypatch.setenv("LONGATTN_LENGTH", "32768")
+    assert cli.launch(["run", "x"]) == 1
+    assert len(asked) == 1
+
+
+def test_a_command_that_is_not_understood_ends_with_2(asked, capsys):
+    for words in (["run", "x", "--length", "5"], ["run", "x", "--window.length", "many"], ["rum", "x"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.launch(words)
+        assert ended.value.code == 2
+    assert not asked
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["run"], "no input given"),
         (["run", "nowhere"], "nowhere"),
+        (["run", "x", "--config", "nowhere.toml"], "nowhere.toml: No such file or directory"),
         (["run", "x", "--recipe", "mine"], "recipe must be one of laptop, paper, released, got 'mine'"),
         (["select", "nowhere"], "nowhere is no measured run"),
         (["status", "nowhere"], "nowhere is no run folder"),

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -19,7 +19,12 @@ else:
     ScorerSettings = make_dataclass(
         "ScorerSettings",
         [
-            (name, Annotated[scorer, Parameter(group=f"Scorer {name}")], field(default_factory=scorer))
+            # one without settings is no flag: a value for another verb's flag of its name would be taken for its own
+            (
+                name,
+                Annotated[scorer, Parameter(group=f"Scorer {name}", parse=bool(fields(scorer)))],
+                field(default_factory=scorer),
+            )
             for name, scorer in SCORERS.items()
         ],
         frozen=True,

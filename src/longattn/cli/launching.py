@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import App, Parameter
+from cyclopts.argument import update_argument_collection
 
 from longattn.cli.application import DONE, ERROR, USAGE, app
 from longattn.cli.saying import complain, shown
@@ -45,12 +46,29 @@ def launch(arguments: list[str]) -> int:
     for one in before:
         signal.signal(one, interrupt)
     # what an earlier command of this process had for settings is not this one's
-    app.config = ()
+    app.config = (_VARIABLES, _of_every_verb)
     try:
         return app.meta(arguments)
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+_VARIABLES = cyclopts.config.Env("LONGATTN_", command=False)
+
+
+def _reader(file: Path) -> cyclopts.config.Toml | cyclopts.config.Yaml:
+    return (cyclopts.config.Toml if file.suffix == ".toml" else cyclopts.config.Yaml)(file, must_exist=True)
+
+
+def _of_every_verb(app: App, commands: tuple[str, ...], arguments: Any) -> None:
+    """Settings of the parameters of :func:`_launch` that the file of ``--config`` holds."""
+    files = [Path(a.tokens[0].value) for a in arguments if a.name == "--config" and a.tokens]
+    # one that is not there is told of below, in one line
+    if files and files[0].exists():
+        file, names = _reader(files[0]), {a.name.removeprefix("--") for a in arguments}
+        found = {key: value for key, value in file.config.items() if key.replace("_", "-") in names}
+        update_argument_collection(found, file.source, arguments, root_keys=(), allow_unknown=False)
 
 
 @app.meta.default
@@ -65,10 +83,9 @@ def _launch(
     log_level: Annotated[Level, Parameter(help="What is worth a log line.")] = "info",
 ) -> int:
     show_log(Style(log_format, log_level))
-    sources: list[Any] = [cyclopts.config.Env("LONGATTN_", command=False)]
+    sources: list[Any] = [_VARIABLES]
     if config is not None:
-        reader = cyclopts.config.Toml if config.suffix == ".toml" else cyclopts.config.Yaml
-        sources.append(reader(config, must_exist=True, use_commands_as_keys=False))
+        sources.append(_Settings(_reader(config)))
     if recipe not in RECIPES:
         complain(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
         return USAGE
@@ -115,6 +132,20 @@ def _extra_of(module: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """Settings by the names of flags, also those that are named as verbs are: ``refine``, ``train``."""
+
+    read: cyclopts.config.Dict | cyclopts.config.Toml | cyclopts.config.Yaml
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: Any) -> None:
+        # called itself, it would take a key that is also a verb's name for the settings of that verb, and pass over it
+        apps = app.app_stack.stack[-1]
+        update_argument_collection(
+            self.read.config, self.read.source, arguments, apps, root_keys=(), allow_unknown=False
+        )
+
+
+@dataclass(frozen=True)
 class _Base:
     """Where settings come from when nobody gives them: the run folder a verb works on, or a recipe."""
 
@@ -146,7 +177,7 @@ class _Base:
             values = _given(values, usual)
             values.pop("settings", None)
             values["keep"] = _without_replaced(values["keep"], {a.name for a in arguments if a.tokens})
-            cyclopts.config.Dict(values, source=source, use_commands_as_keys=False)(app, commands, arguments)
+            _Settings(cyclopts.config.Dict(values, source=source))(app, commands, arguments)
 
 
 def _without_replaced(keep: dict[str, Any], given: set[str]) -> dict[str, Any]:
