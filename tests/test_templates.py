@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,10 +79,38 @@ def test_an_indexed_job_of_kubernetes(monkeypatch):
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry/longattn:1"
     assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": 2}
-    program, *words = container["command"]
-    assert program == "longattn"
+    shell, words = container["command"][:4], container["command"][5:]
+    assert (shell[:2], container["command"][4]) == (["/bin/sh", "-c"], "longattn")
     assert words[-2:] == ["--shard", "auto/16"]
     assert parsed(words, monkeypatch) == RECIPE
+
+
+def pods_script() -> str:
+    job = yaml.safe_load(render("kubernetes", RECIPE, OUTPUT, shards=16, gpus=0))
+    return job["spec"]["template"]["spec"]["containers"][0]["command"][2]
+
+
+@pytest.mark.parametrize(("code", "ends_with"), [(0, 0), (1, 1), (3, 0)])
+def test_a_task_that_left_something_out_is_done_and_not_tried_again(tmp_path, code, ends_with):
+    """Schedulers know 0 and other codes: what is in quarantine would be tried again for ever."""
+    longattn = tmp_path / "longattn"
+    longattn.write_text(f"#!/bin/bash\nexit {code}\n")
+    longattn.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    array = ["bash", "-c", render("slurm", RECIPE, OUTPUT, shards=2, gpus=0)]
+    pod = ["/bin/sh", "-c", pods_script(), "sh", "longattn", "measure"]
+    for command in (array, pod):
+        assert subprocess.run(command, env=variables, check=False).returncode == ends_with
+
+
+def test_a_pod_passes_on_the_signal_that_ends_it(tmp_path):
+    work = "trap 'echo stopped > log; exit 143' TERM; touch began; sleep 9 & wait"
+    with subprocess.Popen(["/bin/sh", "-c", pods_script(), "sh", "bash", "-c", work], cwd=tmp_path) as pod:
+        while not (tmp_path / "began").exists() and pod.poll() is None:
+            time.sleep(0.01)
+        pod.terminate()
+        assert pod.wait() == 143
+    assert (tmp_path / "log").read_text() == "stopped\n"
 
 
 def test_a_job_of_ray(tmp_path, monkeypatch):
