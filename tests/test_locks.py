@@ -190,6 +190,17 @@ def test_shards_work_beside_each_other_but_not_beside_a_whole_run(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(("left", "wanted"), [(".lock-1-of-2", None), (".lock-7-of-8", None), (".lock", "0/2")])
+def test_what_a_machine_that_is_gone_left_of_the_other_kind_is_passed_over_too(tmp_path, left, wanted):
+    """A shard's lock does not shut out the whole run for ever, nor the other way round."""
+    write(tmp_path / left, elsewhere())
+    with pytest.raises(RunError, match="on another"), RunFolder(tmp_path).lock(wanted):
+        pass
+    time.sleep(0.25)
+    with RunFolder(tmp_path).lock(wanted):
+        pass
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with (

@@ -21,7 +21,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -94,6 +95,20 @@ def holder(path: Path) -> Owner | None:
     """Who holds a lock at this moment, as far as can be seen at once; None if it is free or its owner is gone."""
     _, owner = _last(path)
     return None if owner is None or (owner.is_here and not owner.lives) else owner
+
+
+def holder_of_any(paths: Sequence[Path]) -> Owner | None:
+    """Who holds one of these locks, None if they are free or left behind.
+
+    Unlike :func:`holder` it watches those of silent owners elsewhere, all at once, before it believes that they live.
+    """
+    with ThreadPoolExecutor(max(1, len(paths))) as pool:
+        return next(filter(None, pool.map(_living, paths)), None)
+
+
+def _living(path: Path) -> Owner | None:
+    chain, owner = _last(path)
+    return None if owner is None or _is_gone(chain[-1], owner) else owner
 
 
 def _take(path: Path, mine: Owner) -> Owner | None:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from longattn import stores
 from longattn.addresses import below, is_uri
 from longattn.errors import DamageError, RunError
-from longattn.locks import holder, locked
+from longattn.locks import holder_of_any, locked
 from longattn.records import Slice, WorkUnit
 from longattn.seals import SealError, Written, check_parquet, parquet_writer, seal_json, unseal_json
 from longattn.settings import fingerprint, plain
@@ -73,10 +73,11 @@ def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
-        _hold(file.fileno())
+        # a sweep may have it at this moment, and is about to remove it
+        _hold(file.fileno(), wait=True)
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
-        # a sweep came between opening and locking
+        # a sweep came before
         file.close()
 
 
@@ -94,14 +95,17 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         os.close(handle)
 
 
-def _hold(handle: int) -> bool:
+def _hold(handle: int, *, wait: bool = False) -> bool:
     """Lock an open file or folder until it is closed; False where another process has it or locks do not work."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True
@@ -483,9 +487,10 @@ class RunFolder:
 
     def update_manifest(self, **sections: Any) -> None:
         """Replace these sections of ``manifest.json`` and leave the others as they are."""
-        self._change_manifest(lambda manifest: {**manifest, **sections})
+        self.change_manifest(lambda manifest: {**manifest, **sections})
 
-    def _change_manifest(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    def change_manifest(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace ``manifest.json`` by what is made of it as it is now, whoever else changes it at the same time."""
         with self.lock("manifest", wait=True):
             stores.refresh(self.root / "manifest.json")
             write_sealed(self.root / "manifest.json", change(self.manifest()))
@@ -496,23 +501,24 @@ class RunFolder:
 
         Before, it notes of those it lists that they are being replaced, so that a process that is stopped in between
         leaves nothing that looks like damage. After, it lists them, in one write with the sections that are put into
-        the dictionary given. ``of`` names the listed file that these are made from.
+        the dictionary given. ``of`` names the listed file that these are made from, as it is listed at the beginning.
+        Who calls this holds a lock, so that nobody else replaces the same files.
         """
         manifest = self.manifest()
-        if listed := {*names} & manifest.get("files", {}).keys():
-            self.update_manifest(replacing=sorted(listed.union(manifest.get("replacing", ()))))
+        source = {} if of is None else {"of": manifest["files"][of]["sha256"]}
+        if {*names} & manifest.get("files", {}).keys():
+            self.change_manifest(lambda now: {**now, "replacing": _with_replaced(now, names)})
         sections: dict[str, Any] = {}
         yield sections
         hashes = {name: file_sha256(self.root / name) for name in names}
 
         def finish(manifest: dict[str, Any]) -> dict[str, Any]:
             files = dict(manifest.get("files", {}))
-            source = {} if of is None else {"of": files[of]["sha256"]}
             files |= {name: {"sha256": digest, **source} for name, digest in hashes.items()}
             replacing = sorted(set(manifest.get("replacing", ())) - {*names})
             return {**manifest, **sections, "files": files, "replacing": replacing}
 
-        self._change_manifest(finish)
+        self.change_manifest(finish)
 
     def listed(self, name: str, remedy: str) -> Path:
         """A file that the manifest lists, after comparing its SHA-256.
@@ -532,7 +538,8 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what stopped processes left half-written; what living ones write stays."""
-        folders = [self.root, self.root / "pilots", *(self.root / "tables").glob("*-*")]
+        apart = [self.root / name for name in ("pilots", "quarantine")]
+        folders = [self.root, *apart, *(self.root / "tables").glob("*-*")]
         removed = sum(sweep(folder) for folder in folders if folder.is_dir())
         if removed:
             log.info("removed %d half-written files of a process that was stopped", removed)
@@ -553,9 +560,8 @@ class RunFolder:
                 raise RunError(f"{self.place} cannot be written: {error.strerror or error}") from error
             if name is None or "/" in name:
                 others = self.root.glob(".lock-*-of-*[0-9]") if name is None else [self._lock_file(None)]
-                for other in others:
-                    if owner := holder(other):
-                        raise RunError(f"{self.place} is in use by {owner}; wait for it or choose another folder")
+                if owner := holder_of_any(list(others)):
+                    raise RunError(f"{self.place} is in use by {owner}; wait for it or choose another folder")
             # processes of this machine are kept apart above, others here
             owner = f"process {os.getpid()} on {socket.gethostname()}"
             with stores.claim(self.root / "locks" / (name or "run").replace("/", "-of-"), owner, wait=wait):
@@ -563,6 +569,11 @@ class RunFolder:
 
     def _lock_file(self, name: str | None) -> Path:
         return self.root / (".lock" if name is None else f".lock-{name.replace('/', '-of-')}")
+
+
+def _with_replaced(manifest: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The files that are being replaced, these among them if they are listed."""
+    return sorted(({*names} & manifest["files"].keys()).union(manifest.get("replacing", ())))
 
 
 def _elsewhere(uri: str, plan: str) -> RunFolder:

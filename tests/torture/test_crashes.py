@@ -156,11 +156,11 @@ def test_a_file_swept_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
 
     hold, removed = tables._hold, []
 
-    def late(handle: int) -> bool:
+    def late(handle: int, **how: bool) -> bool:
         if not removed:
             removed.extend(tmp_path.iterdir())
             removed[0].unlink()
-        return hold(handle)
+        return hold(handle, **how)
 
     monkeypatch.setattr(tables, "_hold", late)
     with durable(tmp_path / "a") as file:
