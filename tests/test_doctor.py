@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 
+import pyarrow as pa
 import pytest
 
 from longattn import cli
@@ -12,6 +13,7 @@ from longattn.doctor import check_installation, check_model, check_output, exami
 from longattn.engines.metrics import METRICS, Metrics
 from longattn.engines.progress import State, StatusFile, read_progress
 from longattn.logs import JsonLines, OneLine
+from longattn.records import Slice, WorkUnit
 from longattn.settings import Model
 from longattn.tables import RunFolder
 
@@ -49,6 +51,20 @@ def test_a_folder_that_cannot_be_used_or_is_used_is_said(tmp_path):
         found = {one.what: one for one in check_output(tmp_path / "run")}
     assert (found["output"].outcome, found["lock"].outcome) == ("pass", "warn")
     assert "in use by process" in found["lock"].found
+
+
+def test_a_damaged_run_is_a_finding_among_others(tmp_path):
+    run, unit = RunFolder(tmp_path), WorkUnit((Slice("a.jsonl", 1, ""),))
+    table = run.table("length", {"scorer": "length"})
+    run.write_plan([unit])
+    run.update_manifest(tables={"length": {"folder": table.folder.name, "settings": table.settings}})
+    table.commit(unit.id, pa.table({"window_id": ["a"]}), {}, {})
+    last = list(check_output(tmp_path))[-1]
+    assert (last.outcome, last.found) == ("pass", "1 of 1 units, 0 damaged")
+    table.file(unit.id).write_bytes(b"other bytes")
+    last = list(check_output(tmp_path))[-1]
+    assert (last.outcome, last.found) == ("fail", "1 of 1 units, 1 damaged")
+    assert "verify" in last.advice
 
 
 def test_the_verb_says_pass_warn_or_fail_and_exits_accordingly(tiny_model_folder, tmp_path, capsys):

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from longattn import cli, corpus, stores, verbs
+from longattn.doctor import check_store
+from longattn.engines.progress import State, StatusFile
 from longattn.errors import RunError, StoreError
 from longattn.recipes import Recipe
 from longattn.records import Document, Reject
@@ -448,6 +450,30 @@ def test_a_second_machine_is_refused_and_a_dead_one_forgotten(object_store, anot
     with second.lock():
         pass
     assert not object_store.objects("run/locks/")
+
+
+def test_who_looks_at_a_run_takes_no_status_from_its_writer(object_store, monkeypatch):
+    """`status` on the same machine clears the working copy of what the store has not got."""
+    place = object_store.address("run")
+    run, put = RunFolder.at(place), stores.Store.put
+
+    def and_look(store, content, name):
+        RunFolder.at(place)
+        put(store, content, name)
+
+    monkeypatch.setattr(stores.Store, "put", and_look)
+    StatusFile(run.root, "embedded").end(State(1, 1, 1, 1.0), "done", "")
+    assert json.loads(object_store.objects("run/")["progress.json"])["phase"] == "done"
+    assert RunFolder.at(place).root.joinpath("progress.json").exists()
+
+
+def test_doctor_looks_at_a_store_and_makes_no_folder_of_its_name(object_store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    [found] = list(check_store(object_store.address("run")))
+    assert found.outcome == "pass"
+    assert not object_store.objects("run/")
+    assert [one.outcome for one in check_store("hf://datasets/somebody/run")] == ["fail"]
+    assert not list(tmp_path.glob("*:*"))
 
 
 def test_a_claim_is_renewed_while_it_is_held(object_store, monkeypatch):

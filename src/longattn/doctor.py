@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from longattn import settings
-from longattn.errors import LongAttnError
+from longattn.addresses import is_uri
+from longattn.errors import LongAttnError, StoreError
 from longattn.locks import holder
+from longattn.stores import Store
 from longattn.tables import RunFolder, durable
 
 EXTRAS = {
@@ -116,6 +118,18 @@ def check_output(folder: Path) -> Iterator[Finding]:
         yield from _check_run(folder)
 
 
+def check_store(address: str) -> Iterator[Finding]:
+    """Whether the folder of an object store can be listed, written to and deleted from."""
+    name = f"doctor-{secrets.token_hex(4)}"
+    try:
+        store = Store(RunFolder.at(address).place)
+        store.put(b"a file that is written and deleted", name)
+        store.delete([name])
+        yield Finding("output", "pass", f"{address} can be listed, written to and deleted from")
+    except StoreError as error:
+        yield Finding("output", "fail", str(error), "put the access right, or choose another --output")
+
+
 def _check_run(folder: Path) -> Iterator[Finding]:
     """A run in brief: are the files there that its receipts speak of."""
     run = RunFolder(folder)
@@ -127,17 +141,17 @@ def _check_run(folder: Path) -> Iterator[Finding]:
         return
     for name, table in tables.items():
         written = [unit for unit in units if (table.folder / f"unit-{unit}.json").exists()]
-        bad = [unit for unit in written if table.receipt(unit) is None]
+        bad = [unit for unit in written if not table.holds(unit)]
         outcome = "fail" if bad else "pass"
         advice = f"longattn verify {folder}, then measure again" if bad else ""
         yield Finding(f"table {name}", outcome, f"{len(written)} of {len(units)} units, {len(bad)} damaged", advice)
 
 
-def examine(model: settings.Model, window: int, output: Path | None) -> list[Finding]:
-    """All of it; a check that cannot be made is a finding too."""
+def examine(model: settings.Model, window: int, output: str | Path | None) -> list[Finding]:
+    """All of it; a check that cannot be made is a finding too. ``output`` may be an address in a store."""
     checks: list[Callable[[], Iterator[Finding]]] = [check_installation, lambda: check_model(model, window)]
     if output is not None:
-        checks.append(lambda: check_output(output))
+        checks.append(lambda: check_store(str(output)) if is_uri(str(output)) else check_output(Path(output)))
     return [finding for check in checks for finding in check()]
 
 

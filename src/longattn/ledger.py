@@ -1,7 +1,7 @@
 """What all units together add up to: every record read is accounted for, and every one that was rejected is named."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,13 +80,17 @@ def balance(books: Books) -> Counter[str]:
     if became != total["documents"]:
         raise LedgerError(f"{total['documents']} documents were read but {became} are accounted for: {dict(total)}")
     books.windows.bring((unit.id for unit in books.units), rows=False)
-    left_out = {entry.unit: set(entry.tables) for entry in books.quarantine.entries() if entry.whole}
+    # a unit has an entry for each set of scorers that it was left out with
+    left_out: defaultdict[str, set[str]] = defaultdict(set)
+    for entry in books.quarantine.entries():
+        if entry.whole:
+            left_out[entry.unit].update(entry.tables)
     for name, table in books.scorers.items():
         table.bring((unit.id for unit in books.units), rows=False)
         for unit in books.units:
             windows = books.windows.receipt(unit.id)
             if (receipt := table.receipt(unit.id)) is None:
-                if windows is not None and table.folder.name in left_out.get(unit.id, ()):
+                if windows is not None and table.folder.name in left_out[unit.id]:
                     total[f"failed.{name}"] += windows.rows
                 continue
             if windows is None or windows.rows != receipt.rows:
@@ -95,7 +99,7 @@ def balance(books: Books) -> Counter[str]:
             total[f"scored.{name}"] += receipt.rows - bad - failed
             total[f"non_finite.{name}"] += bad
             total[f"failed.{name}"] += failed
-    total["units_failed"] = sum(bool(left_out.get(unit.id, set()) & books.folders) for unit in books.units)
+    total["units_failed"] = sum(bool(left_out[unit.id] & books.folders) for unit in books.units)
     return total
 
 

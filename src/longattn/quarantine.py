@@ -5,6 +5,7 @@ the unit as a whole could not. The key stands for the tables that lack them, so 
 same document may do no harm, have entries of their own.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Literal
 from longattn import stores
 from longattn.records import Window
 from longattn.settings import fingerprint
-from longattn.tables import RunFolder, Table, read_sealed, write_sealed
+from longattn.tables import RunFolder, Table, read_sealed, sync_folder, write_sealed
 
 Stage = Literal["cut", "measure"]
 
@@ -88,7 +89,7 @@ class Quarantine:
         """Write an entry; one that leaves nothing out is taken away."""
         if entry.failures or entry.whole:
             write_sealed(self._path(entry), asdict(entry))
-        else:
+        elif self._path(entry).exists():
             _delete(self._path(entry))
 
     def entries(self) -> Iterator[Entry]:
@@ -124,8 +125,11 @@ def place_of(window: Window) -> Place:
 
 
 def _delete(path: Path) -> None:
+    """Delete a file for good: after a power cut it must not be back while what was deleted later is gone."""
     stores.delete(path)
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        sync_folder(path.parent)
 
 
 def _read(path: Path) -> Entry:

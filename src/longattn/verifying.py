@@ -23,7 +23,7 @@ RESULTS = {
 }
 """Files that the manifest lists, and the verb that writes each; those of ``pilots`` are written by ``measure``."""
 
-UNCHECKED = (".lock", "progress", "quarantine/", "validity/", "inspect/")
+UNCHECKED = (".lock", "progress", ".progress", "validity/", "inspect/")
 """How names begin of files that only say who works and how far, or that no selection is made from."""
 
 MEASURE = "delete it and give the measuring command again"
@@ -63,6 +63,7 @@ def verify(root: Path) -> Verification:
         raise FileNotFoundError(f"{root} is no run folder: it has no plan.parquet")
     check = _Check(RunFolder(root))
     tables = check.tables()
+    check.quarantine()
     # without a manifest nothing says what the rest should be
     if check.manifest:
         check.ledger(tables)
@@ -148,6 +149,11 @@ class _Check:
         if self._whole(names[0], lambda: table.receipt(unit), remedy):
             self._whole(names[1], lambda: table.check(unit), remedy)
         return True
+
+    def quarantine(self) -> None:
+        """What says which documents and units were left out; it may list many, and the ledger counts on it."""
+        for path in sorted((self.run.root / "quarantine").glob("*-*.json")):
+            self._whole(str(path.relative_to(self.run.root)), partial(read_sealed, path), MEASURE)
 
     def ledger(self, tables: Mapping[str, Table]) -> None:
         """Add up the tables and compare with the ledger of the manifest."""

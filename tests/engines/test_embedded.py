@@ -1,16 +1,21 @@
 """Processes that die, documents that fail, models that cannot be loaded, shards."""
 
+import errno
 import importlib
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from longattn import engines, verbs
+from longattn.engines.progress import State, StatusFile
 from longattn.engines.tally import Allowed
 from longattn.errors import CorpusError, ModelError, RunError
 from longattn.ledger import Books, balance, rejects
+from longattn.quarantine import Entry
 from longattn.recipes import Recipe
 from longattn.settings import Compute, Corpus, Model, Windowing
 
@@ -192,6 +197,89 @@ def test_a_unit_of_which_nothing_can_be_measured_is_left_out_and_counted(recipe,
     assert ledger["windows"] == ledger["scored.faulty"] + ledger["failed.faulty"] == 24
     assert ledger["units_failed"] == 1
     assert not engines.measure(job, units, INLINE)
+
+
+def test_a_unit_left_out_with_several_sets_of_scorers_is_counted_for_each(recipe, faulty, tmp_path):
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-",)))
+    engines.measure(job, units, INLINE)
+    before = balance(Books.of(job, units))
+    assert before["units_failed"] == 1
+    [entry] = job.quarantine.entries()
+    # of another measurement; names sort before and after
+    for n in range(4):
+        job.quarantine.put(replace(entry, tables=(f"other-{n}",)))
+    assert balance(Books.of(job, units)) == before
+
+
+def test_what_stopped_a_run_is_told_where_the_last_word_cannot_be_written(recipe, faulty, tmp_path, monkeypatch):
+    job, units = job_of(recipe, tmp_path / "run", faulty())
+    write = StatusFile._write
+
+    def full(self, state, phase, message):
+        if phase != "running":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, state, phase, message)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StatusFile, "_write", full)
+    monkeypatch.setattr(engines.embedded, "pipeline", stop)
+    with pytest.raises(KeyboardInterrupt):
+        engines.measure(job, units, INLINE)
+
+
+def test_a_status_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("longattn.engines.progress.Path.write_text", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        StatusFile(tmp_path, "embedded").update(State(1, 0, 1, 0.0))
+    assert raised.value.filename == str(tmp_path / "progress.json")
+
+
+def test_what_is_tried_again_is_gone_from_its_tables_before_it_is_forgotten(recipe, faulty, tmp_path, monkeypatch):
+    """After a power cut in between, a document must not be in no quarantine and without values for ever."""
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-2",)))
+    engines.measure(job, units, INLINE)
+    unlink, sync, done = Path.unlink, os.fsync, []
+
+    def unlinked(path, **how):
+        unlink(path, **how)
+        done.append(path.parent)
+
+    def synced(handle):
+        done.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink()}")
+        sync(handle)
+
+    monkeypatch.setattr(Path, "unlink", unlinked)
+    monkeypatch.setattr(os, "fsync", synced)
+    job.quarantine.release(job.tables())
+    [table] = [job.table(scorer).folder for scorer in job.scorers]
+    assert done == [table, f"sync {table}", job.quarantine.folder, f"sync {job.quarantine.folder}"]
+
+
+def test_units_without_failures_cost_a_store_nothing(recipe, faulty, tmp_path, monkeypatch):
+    job, units = job_of(recipe, tmp_path / "run", faulty())
+    asked = []
+    monkeypatch.setattr("longattn.stores.delete", asked.append)
+    engines.measure(job, units, INLINE)
+    assert not asked
+
+
+def test_a_damaged_entry_of_the_quarantine_is_named_by_verify(recipe, faulty, tmp_path):
+    run = tmp_path / "run"
+    job, units = job_of(replace(recipe, scorers=("length",)), run)
+    verbs.measure(replace(recipe, scorers=("length",)), run, INLINE)
+    [unit] = [unit for unit in units if unit.slices[0].file.endswith("1.jsonl")]
+    job.quarantine.put(Entry(unit.id, "measure", ("other-1",), (), whole="it failed"))
+    whole = verbs.verify(run)
+    assert (whole.damaged, whole.strangers) == ([], [])
+    [path] = (run / "quarantine").iterdir()
+    path.write_bytes(path.read_bytes().replace(b"failed", b"fainted"))
+    [found] = verbs.verify(run).damaged
+    assert found.file == f"quarantine/{path.name}"
 
 
 def test_failures_of_every_document_are_no_documents_fault(recipe, faulty, tmp_path, monkeypatch):

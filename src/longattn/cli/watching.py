@@ -1,7 +1,6 @@
 """The verbs around a run: how far it is, whether it is whole, whether a machine is fit for it, job files."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -121,7 +120,7 @@ def verify(folder: Folder, *, as_json: AsJson = False) -> int:
 @app.command(group=WATCH)
 def doctor(
     *,
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    output: Annotated[str | None, Parameter(name=("--output", "-o"))] = None,
     model: Annotated[Model, Parameter(group="Model")] = Model(),
     window: int = 4096,
     as_json: AsJson = False,
@@ -131,7 +130,8 @@ def doctor(
     Parameters
     ----------
     output
-        A run folder, or a place for one: can it be written durably, is there room, is it in use, is it whole.
+        A run folder, or a place for one: can it be written durably, is there room, is it in use, is it whole. Of an
+        address in a store only whether it can be written.
     window
         Tokens per window that the model is loaded for.
     as_json

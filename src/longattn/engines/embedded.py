@@ -1,5 +1,6 @@
 """Work units on this machine: tokeniser processes feed one scorer process per device."""
 
+import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from longattn.engines.processes import Pools, load_model
 from longattn.engines.progress import Progress, Quiet, Several, State, StatusFile
 from longattn.engines.sharding import resolve_shard, shard_of
 from longattn.engines.tally import Allowed, Tally
+from longattn.errors import LongAttnError
 from longattn.measuring import CutUnit, Job, cut_unit
 from longattn.quarantine import Place, Stage
 from longattn.records import WorkUnit
@@ -67,7 +69,9 @@ def measure(
             tally.finish()
     except BaseException as error:
         phase = "failed" if isinstance(error, Exception) else "stopped"
-        tally.watchers.end(state, phase, str(error))
+        # a full disk takes no last word either, and the first error is the one that counts
+        with contextlib.suppress(OSError, LongAttnError):
+            tally.watchers.end(state, phase, str(error))
         raise
     tally.watchers.end(state, "stopped" if tally.enough else "done", "")
     return tally.counts

@@ -140,13 +140,19 @@ class StatusFile(Progress):
         del told["started"]
         told |= {name: getattr(state, name) for name in ("elapsed", "tokens_per_second", "seconds_left")}
         facts = {**self._facts, **told, "phase": phase, "message": message, "updated": time.time()}
-        # no record of anything, so it is replaced whole but not synced to disk
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(facts))
-        temporary.replace(self.path)
-        if phase != "running" or self._last - self._last_published >= PUBLISHED:
-            self._last_published = self._last
-            publish(self.path, self.path)
+        # no record of anything, so it is replaced whole but not synced to disk; its other name is hidden, or whoever
+        # looks at a working copy meanwhile would take it for a file that the store has no more
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        try:
+            temporary.write_text(json.dumps(facts))
+            if phase != "running" or self._last - self._last_published >= PUBLISHED:
+                self._last_published = self._last
+                publish(temporary, self.path)
+            temporary.replace(self.path)
+        except OSError as error:
+            # a full disk names no file
+            error.filename = error.filename or str(self.path)
+            raise
 
 
 class Several(Progress):
