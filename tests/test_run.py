@@ -248,6 +248,49 @@ def test_what_shards_added_while_somebody_selected_is_added_up_again(recipe, tmp
     assert not verbs.verify(out).damaged
 
 
+def test_a_run_that_went_on_and_was_stopped_is_added_up_by_select(recipe, tmp_path, monkeypatch):
+    """Stopped after its last unit and before its ledger, it must not keep the ledger of the attempt before."""
+    recipe = replace(recipe, scorers=("length",), keep=Selecting(weights={"length": 1.0}))
+    out = tmp_path / "run"
+    verbs.measure(recipe, out, INLINE)
+    (tmp_path / "corpus" / "more.jsonl").write_bytes(b"no json\n" + orjson.dumps({"text": text(7, 500), "kind": "a"}))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(verbs.running, "_close", stop)
+        with pytest.raises(KeyboardInterrupt):
+            verbs.measure(recipe, out, INLINE)
+    verbs.select(recipe, out)
+    assert RunFolder(out).manifest()["ledger"]["rejected.bad_json"] == 1
+    assert len((out / "rejects.jsonl").read_bytes().splitlines()) == 1
+    assert verbs.verify(out).unfinished == [f"there is no {name} yet: run `longattn {verb}`" for name, verb in (
+        ("export/README.md", "export"), ("export/export.json", "export"), ("report.html", "report"))
+    ]  # fmt: skip
+
+
+def test_nobody_plans_anew_where_somebody_measures(recipe, tmp_path):
+    verbs.plan(recipe, tmp_path / "run")
+    for part in (None, "0/2"):
+        with RunFolder(tmp_path / "run").lock(part), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
+            verbs.plan(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [("select", verbs.select), ("export", verbs.export_selection), ("report", verbs.write_report)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_result_is_replaced_by_one_process_at_a_time(recipe, tmp_path, name, verb):
+    recipe = replace(recipe, scorers=("length",), keep=Selecting(weights={"length": 1.0}))
+    verbs.measure(recipe, tmp_path / "run", INLINE)
+    verbs.select(recipe, tmp_path / "run")
+    with RunFolder(tmp_path / "run").lock(name), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
+        verb(recipe, tmp_path / "run")
+    verb(recipe, tmp_path / "run")
+
+
 def test_a_whole_run_is_no_shard(recipe, tmp_path):
     with pytest.raises(ValueError, match="measure each shard, then select"):
         verbs.run(recipe, tmp_path / "run", replace(INLINE, shard="0/2"))

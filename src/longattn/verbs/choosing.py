@@ -29,7 +29,8 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
     """Choose among the measured windows and write ``selection.parquet``; no model is loaded.
 
     Uses the tables that are there: raises :class:`RunError` when a scorer was not measured, or was measured with other
-    settings than asked for. After shards it first writes what they add up to: ``rejects.jsonl`` and the ledger.
+    settings than asked for, or somebody else selects here at this moment. Where measuring did not come to its end, and
+    after shards, it first writes what they add up to: ``rejects.jsonl`` and the ledger.
     """
     from longattn.selection import Formula, select
 
@@ -63,7 +64,7 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
     formulas |= {Path(file).stem: Formula(Path(file), Constant(0.0)) for file in recipe.keep.tables}
     for table in (windows, *(of.table for of in formulas.values() if isinstance(of.table, Table))):
         table.bring(done)
-    with run.replacing("selection.parquet") as sections:
+    with run.lock("select"), run.replacing("selection.parquet") as sections:
         path = run.root / "selection.parquet"
         selection = select(done, windows, dict(sorted(formulas.items())), recipe.keep, path)
         selection = replace(selection, path=below(run.place, path.name))
@@ -120,7 +121,7 @@ def refine(
 
         def choose(table: Table) -> "pa.Table":
             facts = {"folder": table.folder.name, "settings": table.settings}
-            job.run.update_manifest(tables={**job.run.manifest()["tables"], "longattn": facts})
+            job.run.change_manifest(lambda now: {**now, "tables": {**now["tables"], "longattn": facts}})
             selections.append(select(recipe, output))
             return read_parquet(job.run.root / "selection.parquet")
 

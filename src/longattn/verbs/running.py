@@ -38,14 +38,15 @@ def plan(recipe: Recipe, output: str | Path, hashes: Path | None = None) -> list
     Units that an earlier plan of this folder made of files that are still the same are kept, so that files added later
     are measured without doing the rest again. With ``hashes`` every file is read, its size and SHA-256 are written
     there, and the units know them. Raises :class:`CorpusError` for an input that matches nothing, or that is not what
-    its manifest lists.
+    its manifest lists, and :class:`RunError` for a folder that somebody measures in.
     """
     run = RunFolder.at(output)
     if hashes is not None:
         recipe = replace(recipe, corpus=replace(recipe.corpus, manifest=str(hashes)))
         corpus.write_manifest(hashes, corpus.list_files(recipe.corpus, compare=False).files)
-    units = corpus.list_units(recipe.corpus, run.plan())
-    run.write_plan(units)
+    with run.lock():
+        units = corpus.list_units(recipe.corpus, run.plan())
+        run.write_plan(units)
     return units
 
 
@@ -86,7 +87,7 @@ def measure(
             run.write_plan(units)
         if any(isinstance(scorer, PilotScorer) for scorer in job.scorers):
             job = with_pilots(job, units, engines.devices(compute)[0])
-        _open(job, recipe, compute.shard)
+        _open(job, recipe)
         try:
             attempt = engines.measure(job, units, compute, progress)
         except (CorpusError, RunError):
@@ -97,19 +98,18 @@ def measure(
     return ledger
 
 
-def _open(job: Job, recipe: Recipe, shard: str | None) -> None:
+def _open(job: Job, recipe: Recipe) -> None:
     """Write down what is going to be measured, so that a run that is stopped can be looked at and selected from."""
     tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
-    # no shard knows all units, so select is left to add them up
-    apart = {} if shard is None else {"ledger": {}}
-    job.run.update_manifest(
-        **apart,
-        recipe=recipe,
-        versions=measuring.package_versions(),
-        model={"name": job.checkpoint.name, "hash": job.checkpoint.hash},
-        model_files=job.checkpoint.files,
-        tables={**job.run.manifest().get("tables", {}), **tables},
-    )
+    facts = {
+        # what is there is added up at the end: of a shard, or of a run that is stopped, by select
+        "ledger": {},
+        "recipe": recipe,
+        "versions": measuring.package_versions(),
+        "model": {"name": job.checkpoint.name, "hash": job.checkpoint.hash},
+        "model_files": job.checkpoint.files,
+    }
+    job.run.change_manifest(lambda now: {**now, **facts, "tables": {**now.get("tables", {}), **tables}})
 
 
 def _close(job: Job, units: Sequence[WorkUnit], shard: str | None) -> Counter[str]:

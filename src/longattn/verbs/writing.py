@@ -122,7 +122,7 @@ def write_report(
         timings=timings,
         page_of=lambda window: page_path(Path(), window).as_posix(),
     )
-    with run.replacing("report.html", of="selection.parquet"):
+    with run.lock("report"), run.replacing("report.html", of="selection.parquet"):
         return report.write_report(run, data)
 
 
