@@ -273,7 +273,7 @@ def record(operations: list[tuple[Any, ...]]) -> Callable[..., None]:
 
 def child(job: dict[str, Any]) -> int:
     """Do a job; 0 if it succeeded, 1 after an error that a person is told of, 3 after any other."""
-    from longattn.engines import embedded
+    from longattn.engines import processes
     from longattn.errors import LongAttnError
     from longattn.scorers.length import Length
 
@@ -289,7 +289,7 @@ def child(job: dict[str, Any]) -> int:
 
     Length.measure = counted
     # workers that have everything imported, and these patches
-    embedded.SPAWN = multiprocessing.get_context("fork")
+    processes.SPAWN = multiprocessing.get_context("fork")
     if "at" in job:
         Layer("run", fault(job["at"], job["how"])).install()
     else:
@@ -320,7 +320,7 @@ def serve() -> None:
     import tokenizers  # noqa: F401
     import yaml  # noqa: F401
 
-    import longattn.engines.embedded
+    import longattn.engines.processes
     import longattn.export
     import longattn.models
     import longattn.report

@@ -1,14 +1,12 @@
 """Mixtures and evaluations: processes killed at any moment, and what the same command makes of the rest."""
 
 import hashlib
-import itertools
 import json
-import multiprocessing
-import signal
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from killing import killed_and_given_again, with_imported
 
 pytest.importorskip("transformers", reason="evaluations are not installed: pip install 'longattn[eval]'")
 
@@ -42,10 +40,12 @@ def digests(folder):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that begin with everything imported, so that most of their time is work."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["longattn.mixing", "longattn.evals.running", "longattn.evals.generating"])
-    return context
+    return with_imported("longattn.mixing", "longattn.evals.running", "longattn.evals.generating")
+
+
+def whatever_has_its_name_is_whole(folder, right):
+    half = {name: digest for name, digest in digests(folder).items() if not Path(name).name.startswith(".")}
+    return half.items() <= right.items()
 
 
 @pytest.mark.parametrize(("work", "what"), [(mix_once, "a mixture"), (evaluate_once, "an evaluation")])
@@ -53,33 +53,5 @@ def test_what_is_killed_at_any_moment_is_made_to_the_same_bytes(
     work, what, processes, trials, tiny_model_folder, tmp_path
 ):
     (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-
-    def attempt(output, seconds=None):
-        """One process, killed after a time; how it ended."""
-        process = processes.Process(target=work, args=(tiny_model_folder, output))
-        process.start()
-        process.join(seconds)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        return process.exitcode
-
-    # the first process waits until everything is imported
-    assert attempt(tmp_path / "first") == 0
-    began = time.monotonic()
-    assert attempt(tmp_path / "whole") == 0
-    seconds = time.monotonic() - began
-    right = digests(tmp_path / "whole")
-    assert digests(tmp_path / "first") == right
-    random, injected, killed, passed = trials.random(), trials.number(20, 2), 0, 0
-    for folder in (tmp_path / f"killed-{i}" for i in itertools.count()):
-        # one that ended before it could be killed is no trial
-        if attempt(folder, random.uniform(0.1, 1.0) * seconds) != -signal.SIGKILL:
-            continue
-        killed += 1
-        # what is there under its name is whole, whether the same command comes or not
-        half = {name: digest for name, digest in digests(folder).items() if not Path(name).name.startswith(".")}
-        passed += half.items() <= right.items() and attempt(folder) == 0 and digests(folder) == right
-        if killed == injected:
-            break
-    trials.count("R1", f"kill -9 of {what}, at any moment", injected, passed)
+    of_the_model = partial(work, tiny_model_folder)
+    killed_and_given_again(processes, of_the_model, tmp_path, trials, what, digests, whatever_has_its_name_is_whole)
