@@ -122,6 +122,8 @@ def test_only_what_is_measured_enters_the_tables_name():
         ({"distances": (48,)}, r"distance must be in \[1, 48\)"),
         ({"distances": (4, 8), "distance": 16}, "one of the measured distances"),
         ({"skip_first": 40}, r"distance must be in \[1, 8\)"),
+        ({"skip_first": 47}, "skip_first must be from 0 to 46 for windows of 48 tokens, got 47"),
+        ({"skip_first": -1}, "skip_first must be from 0 to 46 for windows of 48 tokens, got -1"),
     ],
 )
 def test_distances_that_cannot_be_measured_are_named(change, message):

@@ -100,10 +100,16 @@ class LongAttn(PilotScorer):
     def for_length(self, length: int) -> "LongAttn":
         """The scorer with its preset's settings and with distances in tokens.
 
-        Raises ``ValueError`` for a distance outside [1, L - skip_first), and for heads of layers that are not measured.
+        Raises ``ValueError`` for skipped keys that leave none to look at, for a distance outside [1, L - skip_first),
+        and for heads of layers that are not measured.
         """
         if self.preset is not None and self.length is None:
             return replace(self, **_preset_settings(self.preset, length)).for_length(length)
+        most = max(0, length - 2)
+        if not 0 <= self.skip_first <= most:
+            raise ValueError(
+                f"skip_first must be from 0 to {most} for windows of {length} tokens, got {self.skip_first}"
+            )
         distances = self.distances or tuple(sorted({max(1, length // part) for part in (16, 8, 4, 2)}))
         distance = max(1, length // 4) if self.distance is None else self.distance
         for d in (*distances, distance):
