@@ -9,6 +9,7 @@ import pytest
 
 from longattn.records import Reject
 from longattn.report import ReportData, excerpt, render, write_report
+from longattn.report.sections import Run
 from longattn.tables import RunFolder
 
 
@@ -172,6 +173,16 @@ def test_the_null_is_explained_with_its_value_and_the_distance_from_it(make_data
     # the mean DS of 0.43 is 0.0265 above uniform attention, 2.65 of the deviations of 0.01
     assert "+0.0265" in text
     assert "+2.6" in text
+
+
+def test_the_distance_of_a_preset_is_its_own(make_data):
+    """It stands in no setting: the table of what was measured has it."""
+    manifest = make_data().manifest
+    assert Run(manifest).distance == 1024
+    recipe = {**manifest["recipe"], "settings": {"longattn": {"preset": "far.json", "distance": None}}}
+    for distances, expected in ([256], 256), ([256, 512], None):
+        measured = {"folder": "x", "settings": {"measurement": {"layers": [21], "distances": distances}}}
+        assert Run({**manifest, "recipe": recipe, "tables": {"longattn": measured}}).distance == expected
 
 
 def test_other_layers_get_another_explanation(make_data):

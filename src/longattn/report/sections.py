@@ -202,14 +202,22 @@ class Run:
     @property
     def layers(self) -> Sequence[int]:
         """Decoder layers that LongAttn looked at; none where it was not measured."""
-        measured = self.manifest.get("tables", {}).get("longattn", {}).get("settings", {}).get("measurement", {})
-        return measured.get("layers", ())
+        return self._measured.get("layers", ())
 
     @property
     def distance(self) -> int | None:
-        """Minimum distance in tokens that DS and DU are read at."""
+        """Minimum distance in tokens that DS and DU are read at; None where that is not known."""
         settings = self.recipe.get("settings", {}).get("longattn", {})
+        if settings.get("preset"):
+            # it replaces the setting, and a calibrated one measures no other
+            found = self._measured.get("distances", ())
+            return found[0] if len(found) == 1 else None
         return settings.get("distance") or (max(1, self.length // 4) if self.length else None)
+
+    @property
+    def _measured(self) -> Mapping[str, Any]:
+        """What of LongAttn's settings changes what is measured, as its table has it."""
+        return self.manifest.get("tables", {}).get("longattn", {}).get("settings", {}).get("measurement", {})
 
     def balances(self) -> list[Balance]:
         """Records read and windows cut, with what became of them."""
