@@ -25,6 +25,26 @@ def test_the_length_that_differs_most_is_the_one_furthest_from_the_usual_by_its_
     assert card(with_medians(make_data(), a=70, b=145), "Is it only length?").state == "good"
 
 
+def test_spliced_windows_are_what_a_score_is_first_held_against(make_data):
+    """Repetition is another question: far attention puts it above everything."""
+    data = make_data()
+    rows = [
+        {"scorer": "longattn", "source": "code", "control": control, "auc": [value, value - 0.1, value + 0.1]}
+        for control, value in (("boilerplate", 0.1), ("repeated", 0.2), ("spliced-2", 0.6), ("spliced-4", 0.8))
+    ]
+
+    def tested(rows):
+        validated = replace(data, validation={**data.validation, "separations": rows})
+        return card(validated, "Does the score see long range?")
+
+    assert (tested(rows).value, tested(rows).state) == ("80 %", "good")
+    assert "a spliced-4 one" in tested(rows).text
+    more = [{**rows[0], "control": control} for control in ("spliced-16", "spliced-8")]
+    assert "a spliced-8 one" in tested([*rows, *more]).text
+    assert "a twin one" in tested([*rows[:2], {**rows[0], "control": "twin"}]).text
+    assert "a boilerplate one" in tested(rows[:2]).text
+
+
 def test_a_scorer_that_was_measured_is_not_called_unmeasured_where_nothing_is_kept(make_data):
     data = make_data()
     evidence = replace(data.evidence, scorers=["token_null"], outcome=replace(data.evidence.outcome, shares=()))

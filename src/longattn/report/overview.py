@@ -71,7 +71,7 @@ def separations(data: ReportData, scorers: Sequence[str] | None = None) -> list[
 def _tested(data: ReportData) -> Card:
     title = "Does the score see long range?"
     rows = separations(data, scorer_names(data))
-    for control in ("spliced-8", "twin", *sorted({row["control"] for row in rows})):
+    for control in sorted({row["control"] for row in rows}, key=_nearness):
         of_control = [row for row in rows if row["control"] == control]
         if of_control:
             worst = min(of_control, key=lambda row: row["auc"][0])
@@ -93,6 +93,14 @@ def _tested(data: ReportData) -> Card:
         return Card(title, percent(value, 0), text, "good" if value >= SEPARATES else "look", "validation")
     text = "Nobody has checked on this text yet: longattn validate holds intact windows against spliced ones."
     return Card(title, "–", text, "unknown", "validation")
+
+
+def _nearness(control: str) -> tuple[int, int, str]:
+    """Sorts controls by how near they are to the question of long range: eight pieces, then the most pieces."""
+    kind, _, number = control.partition("-")
+    if kind == "spliced":
+        return (0 if number == "8" else 1, -int(number), control)
+    return (2 if kind == "twin" else 3, 0, control)
 
 
 def _cut(data: ReportData) -> Card:
