@@ -17,6 +17,7 @@ from longattn.tables import RunFolder, file_sha256, write_chunks
 PER_SOURCE = 25
 """Windows that entered a source, and as many that left it, which are listed; a file has all of them."""
 MAX_LISTED = 1000
+"""Windows that are listed at most, which leaves room for 20 sources."""
 
 SAME_SCORE = 1e-6
 """A score that differs from a formula by less is that formula's."""
@@ -119,7 +120,8 @@ class Difference:
     remarks: Sequence[str]
     """What a reader has to know before comparing."""
     windows: Sequence[Mapping[str, Any]] = field(default=())
-    """The best of those that entered, and of those that left, by source: columns of ``CHANGES_SCHEMA``."""
+    """The best of those that entered, and of those that left, by source, in the sources that changed most: columns of
+    ``CHANGES_SCHEMA``."""
 
     def total(self, name: str) -> Any:
         """The sum over sources of a number, or of a pair of numbers."""
