@@ -207,6 +207,17 @@ def test_windows_of_another_length_are_different_and_compared_by_characters(tmp_
     assert "2 windows have the same id on both sides but another span of text" in said
 
 
+def test_a_source_under_another_name_is_compared_under_the_second(tmp_path):
+    """Of three windows the first side keeps two, the second the best of the same."""
+    one = [row(doc, rank=k + 1, reason="kept" if k < 2 else "below_cut") for k, doc in enumerate("abc")]
+    other = [{**of, "source": "py", "reason": "kept" if of["rank"] == 1 else "below_cut"} for of in one]
+    found = compare_selections(write(tmp_path / "a.parquet", one), write(tmp_path / "b.parquet", other))
+    (source,) = found.sources
+    assert (source.source, source.kept, source.both) == ("py", (2, 1), 1)
+    assert (source.characters, source.both_characters) == ((80, 40), 40)
+    assert changes(found) == {"b": ("left", "budget", None)}
+
+
 def test_overlapping_windows_count_their_characters_once(tmp_path):
     one = [row("a", 0, reason="kept"), row("a", 5, reason="kept", rank=2)]
     other = [row("a", 5, reason="kept"), row("a", 0, rank=2)]

@@ -242,7 +242,8 @@ def _join(database: Database, weights: Sequence[float | None]) -> None:
     common = ", ".join(f"coalesce(b.{name}, a.{name}) AS {name}" for name in either)
     database.run(f"""
         CREATE TABLE pairs AS
-        SELECT coalesce(b.window_id, a.window_id) AS id, a.window_id AS a_id, b.window_id AS b_id, {common}, {columns}
+        SELECT coalesce(b.window_id, a.window_id) AS id, a.window_id AS a_id, b.window_id AS b_id,
+            a.source AS source_a, b.source AS source_b, {common}, {columns}
         FROM z_a AS a FULL JOIN z_b AS b
             ON a.window_id = b.window_id AND a.char_start = b.char_start AND a.char_end = b.char_end
     """)
@@ -263,8 +264,8 @@ def _join(database: Database, weights: Sequence[float | None]) -> None:
                 z_ds_b - z_ds_a AS by_ds, {second} * (z_du_b - z_du_a) AS by_du,
                 ({second} - {first}) * z_du_a AS by_weight
             FROM different
-            LEFT JOIN reach_a ON reach_a.source = different.source
-            LEFT JOIN reach_b ON reach_b.source = different.source
+            LEFT JOIN reach_a ON reach_a.source = different.source_a
+            LEFT JOIN reach_b ON reach_b.source = different.source_b
         ), caused AS (
             SELECT *,
                 CASE WHEN other <> 'below_cut' THEN other WHEN within_reach THEN 'budget' ELSE 'rank' END AS cause,
@@ -318,22 +319,26 @@ def _sources(database: Database) -> list[SourceChange]:
     ]
 
 
-# at each place where a kept window begins or ends, how many of each side's windows hold what follows
+# at each place where a kept window begins or ends, how many of each side's windows hold what follows; a document that
+# the two sides have in different sources is in the second one's
 CHARACTERS = """
     WITH events AS (
-        SELECT source, doc_id, unnest([char_start, char_end]) AS place, unnest([1, -1]) AS a, 0 AS b
+        SELECT doc_id, unnest([char_start, char_end]) AS place, unnest([1, -1]) AS a, 0 AS b
         FROM z_a WHERE reason = 'kept'
         UNION ALL
-        SELECT source, doc_id, unnest([char_start, char_end]), 0, unnest([1, -1]) FROM z_b WHERE reason = 'kept'
+        SELECT doc_id, unnest([char_start, char_end]), 0, unnest([1, -1]) FROM z_b WHERE reason = 'kept'
     ), places AS (
-        SELECT source, doc_id, place, sum(a) AS a, sum(b) AS b FROM events GROUP BY ALL
+        SELECT doc_id, place, sum(a) AS a, sum(b) AS b FROM events GROUP BY ALL
     ), spans AS (
-        SELECT source, lead(place, 1, place) OVER reading_order - place AS length,
+        SELECT doc_id, lead(place, 1, place) OVER reading_order - place AS length,
             sum(a) OVER reading_order > 0 AS a, sum(b) OVER reading_order > 0 AS b
-        FROM places WINDOW reading_order AS (PARTITION BY source, doc_id ORDER BY place)
+        FROM places WINDOW reading_order AS (PARTITION BY doc_id ORDER BY place)
+    ), documents AS (
+        SELECT doc_id, coalesce(max(source_b), max(source_a)) AS source
+        FROM pairs WHERE reason_a = 'kept' OR reason_b = 'kept' GROUP BY doc_id
     )
     SELECT source, sum(if(a, length, 0)), sum(if(b, length, 0)), sum(if(a AND b, length, 0))
-    FROM spans GROUP BY source ORDER BY source
+    FROM spans JOIN documents USING (doc_id) GROUP BY source ORDER BY source
 """
 
 
