@@ -422,6 +422,21 @@ def test_a_column_of_ones_own_can_be_weighted_and_named_in_a_condition(recipe, t
     assert {scores[row["window_id"]] for row in table.to_pylist() if row["reason"] == "filtered"} == {6.0}
 
 
+@pytest.mark.parametrize("names", [("length",), ("windows",), ("mine", "other/mine")])
+def test_a_table_of_ones_own_may_not_have_the_name_of_another(names, recipe, tmp_path):
+    out = tmp_path / "run"
+    by_length = replace(recipe, scorers=("length",), keep=Selecting(weights={"length": 1.0}))
+    verbs.measure(by_length, out, INLINE)
+    files = [tmp_path / f"{name}.parquet" for name in names]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"window_id": ["x@0"], "quality": [1.0]}), file)
+    keep = replace(by_length.keep, tables=tuple(map(str, files)))
+    with pytest.raises(ValueError, match=rf"{names[-1]}\.parquet would be called .* as another table .* rename"):
+        verbs.select(replace(by_length, keep=keep), out)
+    assert not (out / "selection.parquet").exists()
+
+
 def test_a_table_that_no_score_uses_takes_no_window_out(recipe, tmp_path):
     """The new file is measured by one scorer only; the tables of the others lack it."""
     out = tmp_path / "run"

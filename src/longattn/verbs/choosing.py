@@ -61,7 +61,12 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
         table = run_table(run, tables, name)
         if same_windows(table, windows) and all(table.receipt(unit) for unit in done):
             formulas[name] = Formula(table, Constant(0.0))
-    formulas |= {Path(file).stem: Formula(Path(file), Constant(0.0)) for file in recipe.keep.tables}
+    for file in map(Path, recipe.keep.tables):
+        if file.stem in {"windows", *formulas}:
+            raise ValueError(
+                f"{file} would be called {file.stem!r} as another table of this selection is; rename the file"
+            )
+        formulas[file.stem] = Formula(file, Constant(0.0))
     for table in (windows, *(of.table for of in formulas.values() if isinstance(of.table, Table))):
         table.bring(done)
     with run.lock("select"), run.replacing("selection.parquet") as sections:
