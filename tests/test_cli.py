@@ -117,6 +117,13 @@ def test_flags_give_back_names_and_values_as_they_are(keep, monkeypatch):
     assert replace(bound.arguments["recipe"].corpus, inputs=()) == recipe.corpus
 
 
+def test_the_name_of_a_source_may_hold_a_dot(arguments, tmp_path):
+    named = [arguments[0].replace("books=", "wiki.en=", 1), *arguments[1:], "--keep.quotas", '{"wiki.en": 0.25}']
+    assert cli.launch(["run", *named]) == 0
+    assert cli.launch(["select", str(tmp_path / "run"), "--longattn.alpha", "2"]) == 0
+    assert recorded(tmp_path)["keep"]["quotas"] == {"wiki.en": 0.25}
+
+
 def test_a_budget_or_weights_that_are_given_replace_those_of_the_run(arguments, tmp_path):
     run = str(tmp_path / "run")
     cli.launch(["run", *arguments, "--scorers", "longattn", "--scorers", "length"])

@@ -215,7 +215,8 @@ class Selecting:
     threshold: float | None = None
     """Keep every window with at least this score, instead of a share."""
     quotas: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Per source, in place of the value above: a share, tokens, windows or lowest score, whichever is chosen."""
+    """Per source, in place of the value above: a share, tokens, windows or lowest score, whichever is chosen. Names
+    with a dot are given together, as JSON: ``--keep.quotas '{"wiki.en": 0.5, "code": 0.25}'``."""
     max_overlap: float = 0.5
     """Drop a window that shares more than this part of its tokens with a better kept one; 1 keeps all."""
     near_duplicates: float | None = None

@@ -1,5 +1,6 @@
 """From the words of a command to its exit code: where settings come from, signals, errors in one line."""
 
+import json
 import os
 import signal
 import sys
@@ -176,7 +177,9 @@ class _Base:
             values, usual = ({**of, **of["settings"]} for of in (recipe, plain(Recipe())))
             values = _given(values, usual)
             values.pop("settings", None)
-            values["keep"] = _without_replaced(values["keep"], {a.name for a in arguments if a.tokens})
+            keep = _without_replaced(values["keep"], {a.name for a in arguments if a.tokens})
+            # the name of a source or column may hold a dot, which in a flag begins a key of its own
+            values["keep"] = keep | {name: json.dumps(keep[name]) for name in ("weights", "quotas") if name in keep}
             _Settings(cyclopts.config.Dict(values, source=source))(app, commands, arguments)
 
 
