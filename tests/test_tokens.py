@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 import json
 import sys
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from longattn import tokens
 from longattn.errors import ModelError
 from longattn.gigatokens import Gigatokens
-from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, Tokenizer, check_vocabulary
+from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, Tokenizer, check_vocabulary, encoding_hash
 
 WORDS = (
     "The cat's 12 hats, don't 3.14 über naïve Straße x=y; <b>été</b> 東京 タワー здравствуй мир 👩‍👩‍👧 １２ ½ ² e\u0301"
@@ -189,6 +190,22 @@ def test_added_tokens_that_could_lie_on_a_border_prevent_cutting(token, reason):
     backend.add_tokens([token])
     with pytest.raises(ValueError, match=reason):
         Tokenizer(content(backend), whole_chars=1).encode("ab")
+
+
+def test_files_of_old_and_new_versions_that_encode_alike_have_one_hash(tmp_path):
+    new = json.loads(content(Backend(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))))
+    old = copy.deepcopy(new)
+    old["model"]["merges"] = ["a b"]
+    del old["model"]["ignore_merges"]
+    other = copy.deepcopy(new)
+    other["model"]["merges"] = []
+    for name, spec in (("new", new), ("old", old), ("other", other)):
+        (tmp_path / name).write_text(json.dumps(spec))
+    hashes = [encoding_hash(tmp_path / name) for name in ("new", "old", "other")]
+    assert hashes[0] == hashes[1] != hashes[2]
+    (tmp_path / "none").write_text("{}")
+    with pytest.raises(ModelError, match=r"is not a tokenizer\.json"):
+        encoding_hash(tmp_path / "none")
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "👨‍👩‍👧‍👦", "1", "。"])

@@ -14,6 +14,7 @@ tokenizer's structure, and a structure that is not known here is never cut:
   ``▁`` put before a text.
 """
 
+import contextlib
 import copy
 import hashlib
 import importlib.util
@@ -131,13 +132,8 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path, backend: TokenizerBackend = "tokenizers") -> "Tokenizer":
         """Read a ``tokenizer.json``. Raises ``ModelError`` for a file that is none."""
-        try:
+        with _told_as_model_error(path):
             return cls(Path(path).read_bytes(), backend)
-        # the library raises bare Exception for what it cannot parse, and panics, which are not even that
-        except BaseException as error:
-            if is_fatal(error):
-                raise
-            raise ModelError(f"{path} is not a tokenizer.json that can be read: {error}") from error
 
     def encode(self, text: str, max_seconds: float = math.inf) -> Tokenized:
         """The tokens of a text, the same as if it had been encoded in one call.
@@ -275,12 +271,25 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
 def encoding_hash(file: Path) -> str:
     """16 hexadecimal digits of all in a ``tokenizer.json`` that decides a text's ids: equal ones make equal tokens.
 
-    Special tokens and what is put around a text are no part of it.
+    Special tokens and what is put around a text are no part of it, nor is how a version of the library writes the same
+    facts (merges as strings or as pairs, options left out). Raises ``ModelError`` for a file that is none.
     """
-    spec = _complete(json.loads(file.read_bytes()))
+    with _told_as_model_error(file):
+        spec = json.loads(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8")).to_str())
     added = [token for token in spec.get("added_tokens", ()) if not token["special"]]
     facts = [spec[name] for name in ("normalizer", "pre_tokenizer", "model")] + [added]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _told_as_model_error(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    # the library raises bare Exception for what it cannot parse, and panics, which are not even that
+    except BaseException as error:
+        if is_fatal(error):
+            raise
+        raise ModelError(f"{path} is not a tokenizer.json that can be read: {error}") from error
 
 
 def _complete(spec: dict[str, Any]) -> dict[str, Any]:
