@@ -56,6 +56,16 @@ BAD_LINES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("lines", "reason"), [((b'[{"text": "a"}]\n',), "not_an_object"), ((b"[\n", b"]\n"), "bad_json")]
+)
+def test_a_file_that_is_one_list_is_answered_with_what_would_be_read(write, read, lines, reason):
+    first, *others = read(write("a.json", *lines))
+    assert first.reason == reason
+    assert "one object a line" in first.detail
+    assert all("one object a line" not in other.detail for other in others)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("reason", BAD_LINES)
 def test_a_bad_line_is_one_reject_and_costs_nothing_else(write, read, reason, suffix):

@@ -70,9 +70,12 @@ def _json_record(file: str, corpus: Corpus, line: Line) -> Record | Reject | Non
     try:
         values = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        return bad(*_why_not_json(data, error.msg))
+        return bad(*_why_not_json(data, f"{error.msg}{_of_one_list(line.position, data)}"))
     if not isinstance(values, dict):
-        return bad("not_an_object", f"the line is a JSON {type(values).__name__}: {_beginning(data)}")
+        return bad(
+            "not_an_object",
+            f"the line is a JSON {type(values).__name__}{_of_one_list(line.position, data)}: {_beginning(data)}",
+        )
     # a line with few brackets needs no walk
     if data.count(b"[") + data.count(b"{") > corpus.max_depth and is_deeper(values, corpus.max_depth):
         return bad("too_deep", f"lists and objects are nested more than max_depth {corpus.max_depth} deep")
@@ -85,6 +88,12 @@ def _why_not_json(data: bytearray, message: str) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         return "invalid_utf8", f"byte {error.start} of the line is {data[error.start]:#x}: {_beginning(data)}"
     return "bad_json", f"{message}: {_beginning(data)}"
+
+
+def _of_one_list(position: int, data: bytearray) -> str:
+    """What to do with a file that seems to be one JSON list, on its first line."""
+    seems = position == 0 and data[:80].lstrip().startswith(b"[")
+    return "; of a file that is one list make one object a line (jq -c '.[]')" if seems else ""
 
 
 def _beginning(data: bytearray) -> str:
