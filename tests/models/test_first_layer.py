@@ -1,6 +1,7 @@
 """The first layer computed by itself against the same layer inside ``transformers``."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -206,7 +207,21 @@ def test_only_the_needed_tensors_are_read(make_folder, prefix):
 
 def test_heads_that_the_config_does_not_have_are_refused(make_folder, edit_config):
     model = settings.Model(name=str(edit_config(make_folder("llama", head_dim=8), num_attention_heads=4)))
-    with pytest.raises(ModelError, match=r"q_proj has shape \(48, 48\), its config \(32, 48\)"):
+    with pytest.raises(ModelError, match=r"q_proj\.weight has shape \(48, 48\), its config says \(32, 48\)"):
+        load_model(resolve(model), model, layers=(0,), window=8)
+
+
+@pytest.mark.parametrize(
+    "name", ["embed_tokens.weight", "layers.0.input_layernorm.weight", "layers.0.self_attn.q_norm.weight"]
+)
+def test_a_tensor_of_another_shape_is_refused(make_folder, name):
+    """A norm of one number would be applied, as if it held that number for every column."""
+    folder = make_folder("qwen3", head_dim=8)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"model.{name}"] = tensors[f"model.{name}"][..., :1].contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = settings.Model(name=str(folder))
+    with pytest.raises(ModelError, match=rf"{re.escape(name)} has shape \(.*1,?\), its config says"):
         load_model(resolve(model), model, layers=(0,), window=8)
 
 

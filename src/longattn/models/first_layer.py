@@ -5,7 +5,7 @@ depends on the position alone. Every window of a batch is computed by itself: it
 neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, cast
 
@@ -132,23 +132,19 @@ def load_first_layer(
         names += [f"layers.0.self_attn.{part}_norm.weight" for part in "qk"]
     weights = checkpoint.weights.fetch(stem + name for name in names)
     tensors = {name: _read(weights, stem + name).to(device, dtype) for name in names}
+    _check_shapes(checkpoint, config, tensors)
     check_finite(checkpoint.name, tensors)
 
-    def projection(part: str, heads: int) -> Projection:
-        prefix = f"layers.0.self_attn.{part}"
-        weight = tensors[f"{prefix}_proj.weight"]
-        if weight.shape != (expected := (heads * _head_dim(config), config.hidden_size)):
-            raise ModelError(f"{checkpoint.name}: {part}_proj has shape {tuple(weight.shape)}, its config {expected}")
-        return Projection(weight, tensors.get(f"{prefix}_proj.bias"), tensors.get(f"{prefix}_norm.weight"))
+    def projection(part: str) -> Projection:
+        stem = f"layers.0.self_attn.{part}"
+        bias, norm = (tensors.get(f"{stem}_{name}") for name in ("proj.bias", "norm.weight"))
+        return Projection(tensors[f"{stem}_proj.weight"], bias, norm)
 
-    if tensors["embed_tokens.weight"].shape[1:] != (config.hidden_size,):
-        shape = tuple(tensors["embed_tokens.weight"].shape)
-        raise ModelError(f"{checkpoint.name}: embed_tokens has shape {shape}, its config {config.hidden_size} columns")
     projector = Projector(
         embeddings=tensors["embed_tokens.weight"],
         norm=tensors["layers.0.input_layernorm.weight"],
-        query=projection("q", config.num_attention_heads),
-        key=projection("k", config.num_key_value_heads),
+        query=projection("q"),
+        key=projection("k"),
         head_dim=_head_dim(config),
         eps=config.rms_norm_eps,
     )
@@ -165,6 +161,23 @@ def load_first_layer(
         projector=projector,
         vocabulary=Vocabulary(projector),
     )
+
+
+def _check_shapes(checkpoint: Checkpoint, config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``ModelError`` for a tensor of another shape than the config says: one number would pass for a vector."""
+    hidden, head_dim = config.hidden_size, _head_dim(config)
+    # rows for more ids than the tokenizer has do no harm
+    expected = {"embed_tokens.weight": (*tensors["embed_tokens.weight"].shape[:1], hidden)}
+    expected["layers.0.input_layernorm.weight"] = (hidden,)
+    for part, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
+        stem = f"layers.0.self_attn.{part}"
+        expected[f"{stem}_proj.weight"] = (heads * head_dim, hidden)
+        expected[f"{stem}_proj.bias"] = (heads * head_dim,)
+        expected[f"{stem}_norm.weight"] = (head_dim,)
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name]:
+            shape = tuple(tensor.shape)
+            raise ModelError(f"{checkpoint.name}: {name} has shape {shape}, its config says {expected[name]}")
 
 
 def _read(weights: LocalWeights, name: str) -> Tensor:
