@@ -104,7 +104,7 @@ class Interpreter:
         )
 
     def _source(self, values: Mapping[str, Any]) -> str:
-        """The source: of the input, of the record, of the file's place, of the settings, in this order."""
+        """The source of the input; else, where a field is named, the record's or the settings'; else the place's."""
         corpus = self.corpus
         if self.part.source is not None:
             return self.part.source
