@@ -9,7 +9,7 @@ import yaml
 
 from longattn import cli
 from longattn.errors import RunError
-from longattn.templates.stacks import STACKS, render
+from longattn.templates.stacks import STACKS, TORCHTITAN_8B, render
 from longattn.testing import tiny_checkpoint
 from longattn.train.rope import with_base
 from longattn.train.settings import Training
@@ -178,6 +178,59 @@ def test_a_model_that_is_too_short_is_warned_of(stack, data, tmp_path):
     text = render(stack, data(stack), str(short), RULE)
     assert f"WARNING: it has 32 positions: longattn abf {short} --length 64" in text
     assert "WARNING" not in render(stack, data(stack), "org/name", RULE)
+
+
+LLAMA31 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def test_torchtitan_scales_what_the_model_was_trained_with(data, tmp_path):
+    scaling = {**LLAMA31, "original_max_position_embeddings": 32}
+    model = tiny_checkpoint(tmp_path / "scaled", max_position_embeddings=64, rope_scaling=scaling)
+    found = numbers_of(render("torchtitan", data("torchtitan"), str(model), RULE))
+    assert (found["scaling"], found["scaling_factor"]) == ("llama", 8.0)
+    assert (found["low_freq_factor"], found["high_freq_factor"]) == (1.0, 4.0)
+    assert found["original_max_position_embeddings"] == 32
+    plain = tiny_checkpoint(tmp_path / "plain", max_position_embeddings=64)
+    found = numbers_of(render("torchtitan", data("torchtitan"), str(plain), RULE))
+    assert found["scaling"] == "none"
+    assert "scaling_factor" not in found
+
+
+@pytest.mark.parametrize("stack", ["torchtitan", "megatron-bridge"])
+def test_a_scaling_that_a_stack_loses_is_warned_of(stack, data, tmp_path):
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    model = tiny_checkpoint(tmp_path / "yarn", max_position_embeddings=64, rope_scaling=scaling)
+    text = render(stack, data(stack), str(model), RULE)
+    assert "WARNING: its rotary embedding is scaled (yarn), and here it is not" in text
+    assert "scaled (yarn)" not in render("hf", data("hf"), str(model), RULE)
+
+
+def test_a_shape_that_is_not_torchtitans_is_warned_of(data, model, tmp_path):
+    assert "WARNING: llama3_8b is of another shape" in render("torchtitan", data("torchtitan"), model, RULE)
+    config = json.loads((tmp_path / "longer" / "config.json").read_bytes())
+    (tmp_path / "longer" / "config.json").write_text(json.dumps({**config, **TORCHTITAN_8B}))
+    assert "another shape" not in render("torchtitan", data("torchtitan"), model, RULE)
+
+
+@pytest.mark.parametrize("stack", sorted(STACKS))
+def test_settings_that_a_stack_is_not_told_are_named(stack, data):
+    rule = Training(batch_tokens=16 * 64, tokens=6400, warmup=0.1, learning_rate=2e-5, lora_rank=8, documents="apart")
+    text = render(stack, data(stack), "org/name", rule)
+    assert "WARNING: nothing here says documents=apart, lora_rank=8: put it in" in text
+
+
+@pytest.mark.parametrize(("gpus", "parallel"), [(1, 1), (4, 4), (6, 2), (8, 8), (12, 4), (24, 8)])
+def test_tensor_parallel_divides_the_gpus(gpus, parallel, data):
+    rule = Training(batch_tokens=24 * 64)
+    found = numbers_of(render("megatron-bridge", data("megatron-bridge"), "org/name", rule, gpus=gpus))
+    assert (found["tensor_model_parallel_size"], found["sequence_parallel"]) == (parallel, parallel > 1)
+
+
+def test_torchtitan_shuffles_unless_the_order_is_given(data):
+    shuffled = render("torchtitan", data("torchtitan"), "org/name", Training(batch_tokens=16 * 64, seed=3))
+    given = render("torchtitan", data("torchtitan"), "org/name", Training(batch_tokens=16 * 64, order="given"))
+    assert "rows.shuffle(seed=3)" in shuffled
+    assert "rows.shuffle" not in given
 
 
 def test_the_verb_prints_it(data, model, capsys):

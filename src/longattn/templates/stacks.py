@@ -1,8 +1,10 @@
 """Configurations for training stacks, filled in with the facts of an export or a mixture."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,17 @@ STACKS: dict[str, Needs] = {
 """Stacks by name."""
 
 
+TORCHTITAN_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+"""The shape that torchtitan's ``llama3_8b`` has, in the words of config.json."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """What an export or a mixture says of itself."""
@@ -81,6 +94,8 @@ class Trainee:
     layer: str
     """The class of its decoder layers in ``transformers``."""
     warnings: tuple[str, ...]
+    scaling: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of a scaled rotary embedding; empty for a plain one."""
 
 
 def render(stack: Stack, folder: Path, model: str, rule: Training, *, gpus: int = 8) -> str:
@@ -100,16 +115,20 @@ def render(stack: Stack, folder: Path, model: str, rule: Training, *, gpus: int 
     tokens = rule.tokens or data.windows * data.length
     steps = max(1, tokens // (batch * data.length))
     source = (files("longattn.templates") / f"{stack}.jinja").read_text(encoding="utf-8")
+    trainee = read_trainee(model, data.length)
+    told = [*trainee.warnings, *_lost_scaling(stack, trainee), *_other_shape(stack, model), *_not_said(source, rule)]
     return fill(
         source,
         # JSON, which YAML, TOML and Python read alike
         {"literal": json.dumps},
         data=data,
-        model=read_trainee(model, data.length),
+        model=replace(trainee, warnings=tuple(told)),
         rule=rule,
         gpus=gpus,
         batch=batch,
         accumulation=batch // gpus,
+        # heads and hidden sizes divide by powers of two
+        tensor_parallel=math.gcd(8, gpus),
         steps=steps,
         warmup=rule.warmup_steps(steps),
         passes=tokens / max(1, data.windows * data.length),
@@ -155,7 +174,38 @@ def read_trainee(model: str, length: int) -> Trainee:
         warnings.append(f"it has {rope.limit:,} positions: longattn abf {model} --length {length} --output FOLDER")
     if len(set(bases(config).values())) > 1:
         warnings.append("transformers 4 and 5 take different bases from its config.json: longattn abf writes both")
-    return Trainee(name=str(Path(model).resolve()), base=rope.base, layer=_layer(config), warnings=tuple(warnings))
+    return Trainee(
+        name=str(Path(model).resolve()),
+        base=rope.base,
+        layer=_layer(config),
+        warnings=tuple(warnings),
+        scaling=rope.scaling,
+    )
+
+
+def _lost_scaling(stack: str, trainee: Trainee) -> Iterator[str]:
+    """Stacks that do not read config.json, or only a part of it, lose a scaled embedding of another kind."""
+    kind = trainee.scaling.get("rope_type", "llama3")
+    if stack in ("torchtitan", "megatron-bridge") and kind != "llama3":
+        yield f"its rotary embedding is scaled ({kind}), and here it is not: longattn abf --scaling drop takes it off"
+
+
+def _other_shape(stack: str, model: str) -> Iterator[str]:
+    """torchtitan's shapes are functions of its own."""
+    path = Path(model) / "config.json"
+    if stack == "torchtitan" and path.exists():
+        config = json.loads(path.read_bytes())
+        if other := [name for name, size in TORCHTITAN_8B.items() if config.get(name) != size]:
+            yield f"llama3_8b is of another shape than this model ({', '.join(other)}): take the function of its own"
+
+
+def _not_said(source: str, rule: Training) -> Iterator[str]:
+    """Settings that are not the usual ones and that a template says nothing of."""
+    said = {*re.findall(r"\brule\.(\w+)", source), "tokens", "batch_tokens", "warmup"}
+    usual = Training()
+    given = [one.name for one in fields(rule) if getattr(rule, one.name) != getattr(usual, one.name)]
+    if lost := [f"{name}={getattr(rule, name)}" for name in given if name not in said]:
+        yield f"nothing here says {', '.join(lost)}: put it in, if this stack has it"
 
 
 def _layer(config: Mapping[str, Any]) -> str:
