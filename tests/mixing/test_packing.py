@@ -1,5 +1,6 @@
 """Documents in sequences of one length, none of it empty."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,3 +71,14 @@ def test_no_document_waits_for_ever():
     """A long one fits into no rest, and begins the next sequence all the same."""
     sequences = packed([50, *[3] * 100], 10, 8)
     assert {part.document for parts in sequences[:5] for part in parts} == {0}
+
+
+@pytest.mark.parametrize("lookahead", [2, 3, 256])
+def test_what_fills_a_sequence_is_never_cut(lookahead):
+    """As windows of several runs, some as long as a sequence, some shorter."""
+    lengths = [3, 8, 8, 2, 8, 11, 8, 8, 6, 8]
+    found = list(pack(iter(lengths), 8, lookahead))
+    whole = [number for number, size in enumerate(lengths) if size == 8]
+    assert [one[0] for one in found if one[0].document in whole] == [Slice(number, 0, 8) for number in whole]
+    assert {len(one) for one in found if one[0].document in whole} == {1}
+    assert len(found) == sum(lengths) // 8

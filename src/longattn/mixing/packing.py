@@ -3,7 +3,8 @@
 Bare token formats have no place for padding, so every sequence is full and documents are cut where they must be. A
 sequence begins with the oldest document that is left. Then it takes the longest one that fits, of those looked at
 (best fit, Ding et al. 2024, https://arxiv.org/abs/2404.10830); when none does, the longest is cut, which costs least of
-what its tokens could see, and its rest waits for its turn.
+what its tokens could see, and its rest waits for its turn. A document of just this length is a sequence by itself;
+with nothing to look at but the next, documents are put one behind the other all the same.
 """
 
 from collections.abc import Iterator
@@ -44,9 +45,15 @@ def pack(lengths: Iterator[int], length: int, lookahead: int) -> Iterator[list[S
             look_ahead()
             if not waiting:
                 return
-            fitting = [i for i, part in enumerate(waiting) if part.num_tokens <= room]
+            free = [i for i, part in enumerate(waiting) if part.num_tokens != length or lookahead == 1]
+            if sequence and not free:
+                # only such as fill a sequence are in sight, which need not be cut
+                yield from ([part] for part in waiting)
+                waiting.clear()
+                continue
+            fitting = [i for i in free if waiting[i].num_tokens <= room]
             # the first of the longest: where all are alike their order stays
-            candidates = [0] if not sequence else fitting or range(len(waiting))
+            candidates = (fitting or free) if sequence else [0]
             chosen = max(candidates, key=lambda i: (waiting[i].num_tokens, -i))
             part = waiting[chosen]
             if part.num_tokens > room:
