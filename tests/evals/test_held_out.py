@@ -1,6 +1,7 @@
 """Held-out text: which windows are measured, that the numbers are the model's, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -100,6 +101,9 @@ def test_an_export_of_another_tokenizers_ids_is_refused(model, tmp_path):
 def test_inputs_without_a_window_and_settings_without_sense_are_refused(texts, model, tmp_path):
     with pytest.raises(CorpusError, match="hold no window of 4000 tokens"):
         measure(tmp_path, model, texts, Measuring(length=4000))
+    for name in ("windows", "resamples"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            measure(tmp_path, model, texts, replace(RULE, **{name: 0}))
     with pytest.raises(ValueError, match="late must be from 4, the context, to 63, got 2"):
         measure(tmp_path, model, texts, Measuring(length=64, late=2))
 

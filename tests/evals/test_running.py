@@ -137,3 +137,8 @@ def test_tasks_without_their_files_are_left_out_with_the_reason_and_another_exit
 def test_two_names_for_a_haystack_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match="two names for one thing"):
         evaluate(tmp_path, model, Evaluating(essays="a", haystack="b"))
+
+
+def test_a_batch_of_no_prompt_is_refused(says, model, tmp_path):
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+        evaluate(tmp_path, model, RULE, Answering(batch=0))

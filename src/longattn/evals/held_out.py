@@ -70,6 +70,9 @@ def measure(
     other models'. Raises :class:`CorpusError` for inputs that hold no window, ``ModelError`` for an evaluator or an
     export with another tokenizer, and ``ValueError`` for settings that make no sense.
     """
+    for name in ("windows", "resamples"):
+        if getattr(rule, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(rule, name)}")
     late = rule.length // 2 if rule.late is None else rule.late
     distance = rule.length // 4 if rule.distance is None else rule.distance
     short = ShortContext.within(rule.length, rule.context)

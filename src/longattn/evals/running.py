@@ -67,6 +67,8 @@ def evaluate(
     ``ValueError`` for settings that make no sense, and what reading the files that they name raises.
     """
     answering = answering or Answering()
+    if answering.batch < 1:
+        raise ValueError(f"batch must be at least 1, got {answering.batch}")
     checkpoint, tasks = resolve(model), named(rule.tasks)
     tokenizer = Tokenizer.load(checkpoint.tokenizer_file)
     materials = gather(rule, tokenizer)
