@@ -7,6 +7,7 @@ import os
 import resource
 import secrets
 import stat
+import tempfile
 import threading
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from longattn.errors import DamageError
 from longattn.export.rereading import read_selection
 from longattn.report.selections import load_selection, reading
-from longattn.tables import RunFolder, durable, read_parquet, write_parquet, write_text
+from longattn.tables import RunFolder, durable, read_parquet, spilling, sweep, write_parquet, write_text
 
 
 @pytest.fixture
@@ -87,6 +88,26 @@ def test_a_file_that_a_sweep_is_about_to_remove_is_made_again(tmp_path, monkeypa
         sweeps[0].join()
         file.write(b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+def test_a_folder_that_a_sweep_is_about_to_remove_is_made_again(tmp_path, monkeypatch):
+    make, sweeps = tempfile.mkdtemp, []
+
+    def made(**where):
+        folder = make(**where)
+        if not sweeps:
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            sweeps.append(threading.Timer(0.1, lambda: (Path(folder).rmdir(), os.close(handle))))
+            sweeps[0].start()
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", made)
+    with spilling(tmp_path) as folder:
+        sweeps[0].join()
+        assert folder.is_dir()
+        assert sweep(tmp_path) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

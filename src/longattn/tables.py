@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -112,14 +113,22 @@ def _hold(handle: int, *, wait: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Mark a temporary folder as in use, so that :func:`sweep` leaves it alone."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        _hold(handle)
-        yield
-    finally:
-        os.close(handle)
+def spilling(folder: Path) -> Iterator[Path]:
+    """A temporary folder below another, locked for as long as it is there, so that :func:`sweep` leaves it alone."""
+    make_folder(folder)
+    with contextlib.ExitStack() as stack:
+        while True:
+            path = Path(tempfile.mkdtemp(dir=folder, prefix=SPILL_PREFIX))
+            with contextlib.suppress(FileNotFoundError):
+                handle = os.open(path, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                # a sweep may have it at this moment, or have been there before
+                _hold(handle, wait=True)
+                if path.exists():
+                    break
+        # what cannot be removed now is swept by the next who begins
+        stack.callback(shutil.rmtree, path, ignore_errors=True)
+        yield path
 
 
 def sweep(folder: Path) -> int:

@@ -16,7 +16,7 @@ import pytest
 from faulty import Box, Boxes
 
 from longattn.errors import DamageError
-from longattn.tables import RunFolder, durable, held, sweep
+from longattn.tables import RunFolder, durable, spilling, sweep
 
 T = TypeVar("T")
 
@@ -153,9 +153,7 @@ def test_only_what_nobody_writes_any_more_is_swept(tmp_path):
     kept = [tmp_path / "notes.tmp", tmp_path / ".mine"]
     for path in kept:
         path.write_bytes(b"somebody's own")
-    spill = tmp_path / ".select-living"
-    spill.mkdir()
-    with held(spill), durable(tmp_path / "unit-2.parquet") as file:
+    with spilling(tmp_path) as spill, durable(tmp_path / "unit-2.parquet") as file:
         file.write(b"whole")
         assert sweep(tmp_path) == 2
         assert spill.exists()

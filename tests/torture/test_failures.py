@@ -242,7 +242,7 @@ def test_a_disk_that_fails_anywhere_stops_the_run_and_costs_nothing(recipe, tmp_
         with failing(place, number):
             code = cli.launch(words)
         said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("found ")]
-        good = code == 1 and len(said) == 1 and os.strerror(number) in said[0]
+        good = code == 1 and len(said) == 1 and os.strerror(number) in said[0] and str(folder) in said[0]
         good = good and unfinished(folder) == []
         passed += good and outcome(recipe, folder) == expected
         shutil.rmtree(folder)

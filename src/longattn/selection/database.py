@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
-from longattn.tables import SPILL_PREFIX, held
+from longattn.tables import spilling
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +98,9 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
     """An empty database that spills into ``folder`` beyond ``memory_limit`` and leaves nothing behind."""
     import duckdb
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SPILL_PREFIX) as spill, held(Path(spill)):
+    with spilling(folder) as spill:
         config: dict[str, Any] = {
-            "temp_directory": spill,
+            "temp_directory": str(spill),
             "memory_limit": memory_limit,
             "preserve_insertion_order": True,
             # changes are written to the file when :class:`Database` says so, and not at the end
@@ -112,7 +110,7 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
         if threads is not None:
             config["threads"] = threads
         with duckdb.connect(":memory:", config=config) as connection:
-            _attach(connection, Path(spill) / "rows.duckdb")
+            _attach(connection, spill / "rows.duckdb")
             connection.execute(f"USE {STORE}")
             # spilling goes on, but no query can open a file
             connection.execute("SET enable_external_access = false")
