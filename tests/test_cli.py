@@ -260,15 +260,16 @@ def test_a_rule_that_cannot_be_followed_is_refused_before_anything_is_measured(w
     assert not Path(arguments[2], "tables").exists()
 
 
-def test_a_missing_extra_is_answered_with_its_install_line(arguments, monkeypatch, capsys):
+@pytest.mark.parametrize(("module", "extra"), [("torch.nn", "torch"), ("datasets.config", "eval"), ("ray", "ray")])
+def test_a_missing_extra_is_answered_with_its_install_line(module, extra, arguments, monkeypatch, capsys):
     from longattn import verbs
 
     def measure(*_):
-        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr(verbs, "measure", measure)
     assert cli.launch(["measure", *arguments]) == 1
-    assert "pip install 'longattn[torch]'" in capsys.readouterr().err
+    assert f"pip install 'longattn[{extra}]'" in capsys.readouterr().err
 
 
 def test_a_typo_is_answered_with_what_was_meant(capsys):

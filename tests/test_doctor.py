@@ -3,13 +3,15 @@
 import json
 import logging
 import sys
+import tomllib
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from longattn import cli
 from longattn.attention import native
-from longattn.doctor import check_installation, check_model, check_output, examine
+from longattn.doctor import EXTRAS, check_installation, check_model, check_output, examine
 from longattn.engines.metrics import METRICS, Metrics
 from longattn.engines.progress import State, StatusFile, read_progress
 from longattn.logs import JsonLines, OneLine
@@ -25,6 +27,11 @@ def test_a_good_installation_with_a_good_model_and_folder_has_nothing_to_mend(ti
         f.what for f in findings
     }
     assert not (tmp_path / "new").exists()
+
+
+def test_every_extra_for_users_is_looked_at():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert EXTRAS.keys() == project["optional-dependencies"].keys() - {"dev", "assurance"}
 
 
 def test_a_model_that_is_none_fails_with_advice(tmp_path):

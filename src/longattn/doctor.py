@@ -22,8 +22,13 @@ EXTRAS = {
     "torch": ("torch", "transformers", "jaxtyping"),
     "dedup": ("rensa",),
     "fast": ("gigatoken",),
+    "figures": ("resvg_py",),
+    "ray": ("ray",),
+    "datatrove": ("datatrove",),
+    "eval": ("lm_eval", "wonderwords", "datasets"),
+    "train": ("accelerate", "peft"),
 }
-"""Packages that each extra brings."""
+"""Packages that each extra brings beside those of others, by the names that they are imported by."""
 
 LITTLE_SPACE = 10 * 2**30
 """Free bytes below which an output folder is worth a warning."""

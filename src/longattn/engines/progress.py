@@ -5,7 +5,7 @@ once (``progress-3-of-16.json`` for a shard). It is one JSON object, replaced as
 
 =================== ===================================================================================================
 ``format``          1; raised when a key changes its meaning. Keys may be added: readers ignore what they do not know
-``engine``          ``embedded``, ``ray``, ``datatrove``
+``engine``          ``embedded``, also for shards and the tasks of datatrove; ``ray``
 ``shard``           ``K/N`` or null
 ``host``, ``pid``   who works
 ``phase``           ``running``; ``done``; ``stopped`` by a signal or a limit; ``failed``
