@@ -204,8 +204,12 @@ def test_a_variable_for_the_flag_of_another_verb_reaches_no_scorer_of_that_name(
     assert len(asked) == 1
 
 
-def test_a_command_that_is_not_understood_ends_with_2(asked, capsys):
-    for words in (["run", "x", "--length", "5"], ["run", "x", "--window.length", "many"], ["rum", "x"]):
+def test_a_command_that_is_not_understood_ends_with_2(asked, tmp_path):
+    files = {"list.yaml": "- keep", "torn.toml": "[keep", "unknown.toml": "kept = 1"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    commands = [["run", "x", "--length", "5"], ["run", "x", "--window.length", "many"], ["rum", "x"]]
+    for words in [*commands, *(["run", "x", "--config", str(tmp_path / name)] for name in files)]:
         with pytest.raises(SystemExit) as ended:
             cli.launch(words)
         assert ended.value.code == 2

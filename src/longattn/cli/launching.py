@@ -62,13 +62,20 @@ def _reader(file: Path) -> cyclopts.config.Toml | cyclopts.config.Yaml:
     return (cyclopts.config.Toml if file.suffix == ".toml" else cyclopts.config.Yaml)(file, must_exist=True)
 
 
+def _keys_of(source: cyclopts.config.Dict | cyclopts.config.Toml | cyclopts.config.Yaml) -> dict[str, Any]:
+    found: Any = source.config
+    if not isinstance(found, dict):
+        raise cyclopts.CycloptsError(msg=f"{source.source} must hold settings by name, not a {type(found).__name__}")
+    return found
+
+
 def _of_every_verb(app: App, commands: tuple[str, ...], arguments: Any) -> None:
     """Settings of the parameters of :func:`_launch` that the file of ``--config`` holds."""
     files = [Path(a.tokens[0].value) for a in arguments if a.name == "--config" and a.tokens]
     # one that is not there is told of below, in one line
     if files and files[0].exists():
         file, names = _reader(files[0]), {a.name.removeprefix("--") for a in arguments}
-        found = {key: value for key, value in file.config.items() if key.replace("_", "-") in names}
+        found = {key: value for key, value in _keys_of(file).items() if key.replace("_", "-") in names}
         update_argument_collection(found, file.source, arguments, root_keys=(), allow_unknown=False)
 
 
@@ -141,9 +148,8 @@ class _Settings:
     def __call__(self, app: App, commands: tuple[str, ...], arguments: Any) -> None:
         # called itself, it would take a key that is also a verb's name for the settings of that verb, and pass over it
         apps = app.app_stack.stack[-1]
-        update_argument_collection(
-            self.read.config, self.read.source, arguments, apps, root_keys=(), allow_unknown=False
-        )
+        keys, source = _keys_of(self.read), self.read.source
+        update_argument_collection(keys, source, arguments, apps, root_keys=(), allow_unknown=False)
 
 
 @dataclass(frozen=True)
