@@ -1,10 +1,12 @@
 """The training loop: what it learns, that it can be repeated, and what it is asked afterwards."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from longattn.models import resolve
@@ -118,6 +120,16 @@ def test_a_checkpoint_is_read_with_another_base_by_transformers_and_by_scorers(w
     assert not np.array_equal(log_probs(again, windows), log_probs(made(), windows))
     checkpoint = resolve(Model(name=str(tmp_path / "raised")))
     assert checkpoint.config["rope_theta"] == checkpoint.config["rope_parameters"]["rope_theta"] == 4e4
+
+
+def test_tied_weights_are_written_once_and_biases_too(windows, tmp_path):
+    model = new_model(replace(SHAPE, tied=True, bias=True), 80, 64, 0)
+    train(model, windows, Course(rate=1e-2, batch=8, seed=0, memory=0.99))
+    write_model(model, tmp_path, Language(0).tokenizer())
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert "lm_head.weight" not in names
+    assert "model.layers.0.self_attn.q_proj.bias" in names
+    assert np.array_equal(log_probs(read_model(tmp_path), windows), log_probs(model, windows))
 
 
 def test_a_base_that_is_stretched_in_another_way_cannot_be_raised(tmp_path):

@@ -36,6 +36,10 @@ class Shape:
     rope_theta: float = 1e4
     spread: float = 0.08
     """Standard deviation of the weights at the beginning; the usual 0.02 is made for wide models."""
+    bias: bool = False
+    """Queries and keys have a part that no token decides: a head that looks at the token before is made of it."""
+    tied: bool = False
+    """What a token is read as is what it is predicted by, so that to copy need not be learned token by token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class Course:
     warmup: float = 0.05
     """Share of the steps in which the rate rises."""
     weight_decay: float = 0.01
+    memory: float = 0.95
+    """AdamW's second beta. Steps of few windows need a longer memory: rare tokens are in few of them."""
 
 
 def new_model(shape: Shape, vocab_size: int, positions: int, seed: int) -> PreTrainedModel:
@@ -65,7 +71,8 @@ def new_model(shape: Shape, vocab_size: int, positions: int, seed: int) -> PreTr
         max_position_embeddings=positions,
         initializer_range=shape.spread,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-        tie_word_embeddings=False,
+        attention_bias=shape.bias,
+        tie_word_embeddings=shape.tied,
     )
     return LlamaForCausalLM(config)
 
@@ -94,7 +101,11 @@ def read_model(
 
 def write_model(model: PreTrainedModel, folder: Path, tokenizer: str) -> None:
     """Write a checkpoint whose configuration names the rotary base in both of the ways that readers look for it."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # weights that are tied are written once
+    shared = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items() if name not in shared
+    }
     facts = model.config.to_dict()
     facts["rope_theta"] = facts["rope_parameters"]["rope_theta"]
     facts["architectures"] = [type(model).__name__]
@@ -114,7 +125,7 @@ def train(model: PreTrainedModel, windows: Windows, course: Course) -> list[floa
     if not steps:
         raise ValueError(f"a step takes {course.batch} windows, got {len(windows)}")
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=course.rate, betas=(0.9, 0.95), weight_decay=course.weight_decay
+        model.parameters(), lr=course.rate, betas=(0.9, course.memory), weight_decay=course.weight_decay
     )
     order = np.random.default_rng((course.seed, 1)).permutation(len(windows))
     # made once: a number kept from every step would lie in the room of the large tensors that come after it, and the

@@ -1,7 +1,7 @@
 """Tier 2, step by step: what learns from real text, what is asked of it, and what each arm's choice leads to."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ Facts = Mapping[str, Any]
 Inputs = Mapping[str, Path]
 Tokens = npt.NDArray[np.integer]
 
-SHAPE = Shape(hidden=128)
-"""Of the scorer and of the base."""
+SHAPE = Shape(hidden=128, heads=2, bias=True, tied=True)
+"""Of the scorer and of the base: two heads, since a rotary embedding leaves only the slow half of a head's dimensions
+to tell tokens apart by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,37 +78,79 @@ def link_tokenizer(folder: Path, inputs: Inputs, checkpoint: str) -> Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Growing:
-    """A tiny model that is trained from nothing."""
+class Reading:
+    """How a tiny model is trained on the training texts."""
 
     tokens: int
     length: int
     batch: int
     rate: float = 3e-3
-    blocks: float = 0.1
+    memory: float = 0.99
+    blocks: float = 0.2
     """Share of the windows that are a random block of tokens over and over: what makes a model learn early to look for
     what stood there before (https://arxiv.org/abs/2511.16893)."""
+    evenly: float = 0.7
+    """Share of such blocks in which all tokens are equally frequent; in the others as frequent as in the texts."""
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growing:
+    """A tiny model that is trained from nothing: first on blocks alone, then on the texts."""
+
+    blocks: Reading
+    texts: Reading
     shape: Shape = SHAPE
 
 
 def grow(folder: Path, inputs: Inputs, rule: Growing) -> Facts:
     """Train a model on the training texts, and see whether it has learned to repeat."""
+    model = new_model(rule.shape, _tokenizer(inputs).vocab_size, rule.texts.length, rule.texts.seed)
+    curve = [*_read(model, inputs, rule.blocks), *_read(model, inputs, rule.texts)]
+    return _grown(folder, inputs, model, curve, rule.blocks.tokens + rule.texts.tokens, rule.texts.length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extending:
+    """A grown model that goes on reading in longer windows, its rotary base raised."""
+
+    texts: Reading
+    rope_scale: float
+
+
+def extend(folder: Path, inputs: Inputs, rule: Extending) -> Facts:
+    """Make a scorer of a grown model, as models of long contexts are made of others."""
+    length = rule.texts.length
+    model = read_model(inputs["grown"] / "model", rope_scale=rule.rope_scale, positions=length)
+    return _grown(folder, inputs, model, _read(model, inputs, rule.texts), rule.texts.tokens, length)
+
+
+def _read(model: Any, inputs: Inputs, rule: Reading) -> list[float]:
+    """Train on random windows of the training texts; returns the curve of the loss."""
     stream = load_array(inputs["tokens"] / "training.npy")
+    vocab_size = _tokenizer(inputs).vocab_size
     generator = np.random.default_rng((rule.seed, 7))
     number = max(rule.batch, rule.tokens // rule.length)
     windows = stream[generator.integers(len(stream) - rule.length, size=number)[:, None] + np.arange(rule.length)]
-    repeating = np.flatnonzero(generator.random(number) < rule.blocks)
-    for i in repeating:
+    for i in np.flatnonzero(generator.random(number) < rule.blocks):
         size = int(generator.integers(rule.length // 8, rule.length // 2 + 1))
-        windows[i] = np.resize(generator.choice(stream, size), rule.length)
-    tokenizer = (inputs["tokenizer"] / "tokenizer.json").read_text(encoding="utf-8")
-    vocab_size = Tokenizer(tokenizer.encode()).vocab_size
-    model = new_model(rule.shape, vocab_size, rule.length, rule.seed)
-    curve = train(model, windows, Course(rate=rule.rate, batch=rule.batch, seed=rule.seed))
-    write_checkpoint(model, folder / "model", tokenizer)
+        even = generator.random() < rule.evenly
+        block = generator.integers(vocab_size, size=size) if even else generator.choice(stream, size)
+        windows[i] = np.resize(block, rule.length)
+    return train(model, windows, Course(rate=rule.rate, batch=rule.batch, seed=rule.seed, memory=rule.memory))
+
+
+def _grown(
+    folder: Path, inputs: Inputs, model: Any, curve: Sequence[float], tokens: int, length: int
+) -> dict[str, Any]:
+    """Write a trained model; returns what is to be known of it."""
+    write_checkpoint(model, folder / "model", (inputs["tokenizer"] / "tokenizer.json").read_text(encoding="utf-8"))
     parameters = sum(weight.numel() for weight in model.parameters())
-    return {"tokens": int(windows.size), "parameters": parameters, "curve": curve, **gate(model, inputs, rule.length)}
+    return {"tokens": tokens, "parameters": parameters, "curve": list(curve), **gate(model, inputs, length)}
+
+
+def _tokenizer(inputs: Inputs) -> Tokenizer:
+    return Tokenizer.load(inputs["tokenizer"] / "tokenizer.json")
 
 
 @dataclass(frozen=True, kw_only=True)

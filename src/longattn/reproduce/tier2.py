@@ -93,8 +93,15 @@ def chain(plan: Plan, inputs: Sequence[str]) -> Chain:
     with_texts = {"texts": texts, "tokenizer": tokenizer}
     tokens = Step("tokens", natural.encode, natural.Encoding(length=length, held_out=plan.tokens(64, 16)), with_texts)
     learning = {"tokenizer": tokenizer, "tokens": tokens}
-    scorer = _model("scorer", plan.scorer, plan.tokens(16_000_000, 40_000), length, 2, device, learning)
-    base = _model("base", plan.base, plan.tokens(15_000_000, 40_000), length // 4, 4, device, learning)
+    grown = Step("base" if plan.base is None else "grown", natural.grow, _growing(plan), learning)
+    base = grown if plan.base is None else _given("base", plan.base, length // 4, device, learning)
+    longer = natural.Reading(tokens=plan.tokens(6_000_000, 40_000), length=length, batch=2)
+    extending = natural.Extending(texts=longer, rope_scale=plan.rope_scale)
+    scorer = (
+        Step("scorer", natural.extend, extending, {"grown": grown, **learning})
+        if plan.scorer is None
+        else _given("scorer", plan.scorer, length, device, learning)
+    )
     size = Pool(windows=plan.tokens(3_000, 120), length=length, draws=plan.seeds)
     # not of the scorer: another one reads the same windows
     pool = Step("pool", make_pool, size, with_texts)
@@ -154,12 +161,17 @@ def chain(plan: Plan, inputs: Sequence[str]) -> Chain:
     return Chain(scorer, base, pool, picks, start, continued)
 
 
-def _model(
-    name: str, given: Path | None, tokens: int, length: int, batch: int, device: str, inputs: Mapping[str, Step]
-) -> Step:
-    if given is not None:
-        return Step(name, natural.take, natural.Given(folder=str(given), length=length, device=device), inputs)
-    return Step(name, natural.grow, natural.Growing(tokens=tokens, length=length, batch=batch), inputs)
+def _growing(plan: Plan) -> natural.Growing:
+    """How a tiny model is trained: heads that look for what stood there before form in blocks, and stay in texts."""
+    short = plan.length // 4
+    blocks = natural.Reading(tokens=plan.tokens(2_500_000, 20_000), length=short, batch=8, rate=1e-3, blocks=1.0)
+    return natural.Growing(
+        blocks=blocks, texts=natural.Reading(tokens=plan.tokens(7_500_000, 40_000), length=short, batch=4)
+    )
+
+
+def _given(name: str, folder: Path, length: int, device: str, inputs: Mapping[str, Step]) -> Step:
+    return Step(name, natural.take, natural.Given(folder=str(folder), length=length, device=device), inputs)
 
 
 @dataclass(frozen=True)
