@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -381,7 +380,7 @@ def test_where_files_cannot_be_locked_tables_are_in_memory(tmp_path, monkeypatch
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: nullcontext(str(tmp_path)))
+        monkeypatch.setattr(database_module, "spilling", lambda _: nullcontext(tmp_path))
         monkeypatch.setattr(database_module, "SETTLED_TOGETHER", 2)
         with open_database(tmp_path, "100MB", 1) as database:
             database.run("CREATE TABLE numbers (number BIGINT)")
