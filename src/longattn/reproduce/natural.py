@@ -115,7 +115,7 @@ class Extending:
     """A grown model that goes on reading in longer windows, its rotary base raised."""
 
     texts: Reading
-    rope_scale: float
+    rope_scale: float = 10.0
 
 
 def extend(folder: Path, inputs: Inputs, rule: Extending) -> Facts:

@@ -96,9 +96,8 @@ def chain(plan: Plan, inputs: Sequence[str]) -> Chain:
     grown = Step("base" if plan.base is None else "grown", natural.grow, _growing(plan), learning)
     base = grown if plan.base is None else _given("base", plan.base, length // 4, device, learning)
     longer = natural.Reading(tokens=plan.tokens(6_000_000, 40_000), length=length, batch=2)
-    extending = natural.Extending(texts=longer, rope_scale=plan.rope_scale)
     scorer = (
-        Step("scorer", natural.extend, extending, {"grown": grown, **learning})
+        Step("scorer", natural.extend, natural.Extending(texts=longer), {"grown": grown, **learning})
         if plan.scorer is None
         else _given("scorer", plan.scorer, length, device, learning)
     )
