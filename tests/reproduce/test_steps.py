@@ -51,6 +51,16 @@ def sleep(folder: Path, inputs: Mapping[str, Path], number: Number) -> Mapping[s
     return {}
 
 
+def meet(folder: Path, inputs: Mapping[str, Path], number: Number) -> Mapping[str, Any]:
+    """Ends once as many of these as the number says are under way at the same time."""
+    (folder.parent / f"{folder.name}.here").touch()
+    for _ in range(200):
+        if len(list(folder.parent.glob("*.here"))) == number.value:
+            return {}
+        time.sleep(0.05)
+    raise TimeoutError("nobody came")
+
+
 def chain(first=1):
     one = Step("one", count, Number(first))
     two = Step("two", count, Number(10), {"of": one})
@@ -73,6 +83,14 @@ def test_steps_are_done_once_after_what_they_build_on_and_known_afterwards(tmp_p
         again = doing.do(*chain())
     assert [done.facts["total"] for done in again] == [1, 11, 112]
     assert calls(tmp_path) == ["1", "10", "100"]
+
+
+def test_what_stands_behind_known_steps_does_not_wait_for_one_that_is_under_way(tmp_path):
+    with Steps(tmp_path, 1) as doing:
+        doing.do(*chain())
+    three = chain()[2]
+    with Steps(tmp_path, 2) as doing:
+        doing.do(Step("early", meet, Number(2)), Step("late", meet, Number(2), {"of": three}))
 
 
 def test_a_process_has_one_thread(tmp_path, monkeypatch):

@@ -106,7 +106,10 @@ class Steps:
         waiting = [step for step in _in_order(steps) if step.key not in self.done]
         under_way: dict[Future[dict[str, Any]], Step] = {}
         while waiting or under_way:
-            for step in [step for step in waiting if all(of.key in self.done for of in step.inputs.values())]:
+            # in order, so that one look starts all that can be done, also behind steps that an earlier command did
+            for step in waiting.copy():
+                if not all(of.key in self.done for of in step.inputs.values()):
+                    continue
                 waiting.remove(step)
                 if (known := self._known(step)) is not None:
                     self.done[step.key] = known
