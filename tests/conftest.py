@@ -94,12 +94,16 @@ class ObjectStore:
 
     def begin(self) -> None:
         """A new bucket, no faults, no request yet."""
-        self.bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-        self._backend.create_bucket(self.bucket, "us-east-1")
+        self.create(f"bucket-{uuid.uuid4().hex[:12]}")
         self.requests: list[tuple[str, str, str]] = []
         """Method, path and query."""
         self.fault: Callable[[str, str, str], str | None] = lambda method, path, query: None
         """What to answer instead, such as ``503 Slow Down``; ``cut`` for half of the answer, None for all of it."""
+
+    def create(self, bucket: str) -> None:
+        """A new bucket, the one that is meant from now on."""
+        self._backend.create_bucket(bucket, "us-east-1")
+        self.bucket = bucket
 
     def stop(self) -> None:
         self._server.shutdown()

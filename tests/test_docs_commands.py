@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import re
 import shlex
@@ -42,6 +43,9 @@ class Parsed(NamedTuple):
     why: str
 
 
+SMALL = "--scale 0.0001 --length 128 --budgets 2560 --seeds 1 --no-smollm2"
+"""Of ``reproduce --tier 2``."""
+
 STAND_INS = (
     StandIn(r"hf://meta-llama/Llama-3\.1-\d+B", "MODEL", "no network; MODEL is a random Llama of two layers"),
     StandIn(r"(?<=--window.length )8192|(?<=--window )8192", f"{WINDOW}", "the texts are short"),
@@ -57,18 +61,21 @@ STAND_INS = (
     StandIn(r"--lengths 8192", "--lengths 2048", "seconds"),
     StandIn(r": unshare --net ", ": ", "taking the network away needs rights"),
     StandIn(r": (accelerate launch|torchrun --nproc-per-node 8) -m ", ": ", "launchers start a process per device"),
-    StandIn(r"--ray-address auto", "", "no cluster: Ray is started on this machine"),
+    StandIn(r"--ray-address auto", "--ray-workers 1", "no cluster: Ray is started on this machine"),
+    StandIn(r"minio:9000", "$AWS_SERVER", "moto's server on this machine"),
+    StandIn(r"smollm2-far", "far.json", "the preset is SmolLM2's own; far.json is the same of a model of two layers"),
+    StandIn(r"code=src/ docs=docs/ (?=prose)", "", "texts of these are short"),
+    StandIn(r"(?<=--tier 2) --output", f" {SMALL} --output", "an hour"),
+    StandIn(r"LLAMA(-1B)? ", "MODEL ", "a random Llama of two layers"),
+    StandIn(r"--length 8192 --budgets 100000000 --device cuda:0", SMALL, "days of a GPU"),
 )
 
 PARSED = (
     Parsed(r": (pip|pipx|git|make) ", "installs, or needs the network"),
     Parsed(r": docker ", "needs Docker"),
     Parsed(r"kernels.md: (aarch64-linux-gnu|qemu)", "needs a compiler for another machine"),
-    Parsed(r"s3://", "needs an object store; tests/test_stores.py brings one"),
-    Parsed(r": longattn reproduce ", "minutes to hours; tests/reproduce goes the same way in small"),
-    Parsed(r"--longattn.preset smollm2-far", "the preset is SmolLM2's own"),
+    Parsed(r": longattn reproduce --output TIER1 ", "minutes; tests/reproduce/test_tier1.py does it with one seed"),
     Parsed(r": longattn eval suite ", "needs data sets"),
-    Parsed(r"--engine ray", "Ray takes seconds to start; tests/engines runs it"),
     Parsed(r": (TRITON_INTERPRET=0 )?(python benchmarks/|pytest )", "takes minutes, or a GPU"),
 )
 
@@ -135,7 +142,9 @@ def write(path: Path, content: str) -> None:
 
 
 def write_models(here: Path) -> None:
-    """Random models of two layers under the names of the pages."""
+    """Random models of two layers under the names of the pages, and what calibration says of one."""
+    heads = {"layers": [1], "heads": [[1, 0]], "skip_first": 4}
+    write(here / "far.json", json.dumps(read_preset("smollm2-far", ()) | heads))
     for name in ("MODEL", "CHECKPOINT", "BASE", "long", "short", "FOLDER"):
         tiny_checkpoint(here / name, max_position_embeddings=2**17, eos_token_id=0)
     tiny_checkpoint(here / "Meta-Llama-3-8B", rope_theta=500_000.0, max_position_embeddings=8192)
@@ -174,6 +183,10 @@ def write_texts(here: Path) -> None:
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"id": ["a", "b"], "text": [text(2000 + seed), text(3000 + seed)]}), here / name)
     write(here / "essay.txt", text(0, words=2000))
+    books = [text(4000 + i, words=1500) for i in range(40)]
+    write(here / "books.jsonl", "".join(json.dumps({"text": book}) + "\n" for book in books))
+    for i, book in enumerate(books):
+        write(here / f"books/{i}.txt", book)
 
 
 def write_samples(here: Path) -> None:
@@ -238,7 +251,7 @@ def execute(line: str) -> int:
     if not line.startswith("longattn "):
         return subprocess.run(shlex.split(line), check=False).returncode
     line, _, target = line.partition(" > ")
-    words = [one for word in shlex.split(line, comments=True)[1:] for one in expanded(word)]
+    words = [one for word in shlex.split(os.path.expandvars(line), comments=True)[1:] for one in expanded(word)]
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in VARIABLES_OF.get(words[0], {}).items():
@@ -256,10 +269,29 @@ def expanded(word: str) -> list[str]:
     return (sorted(map(str, Path().glob(word))) if "*" in word else []) or [word]
 
 
+@pytest.fixture
+def services(request, page, monkeypatch):
+    """Start what the commands of a page reach: an object store with its buckets, or Ray."""
+    lines = [line for line in commands(page) if not only_parsed(f"{page.name}: {line}")]
+    if any("--engine ray" in line for line in lines):
+        request.getfixturevalue("ray")
+    if any("s3://" in line for line in lines):
+        store = request.getfixturevalue("object_store")
+        server = store.options.split("=")[1].split("&")[0]
+        for name, value in {"ENDPOINT_URL": f"http://{server}", "SERVER": server, "REGION": "us-east-1"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        store.create("results")
+        store.create("corpus")
+        return store
+    return None
+
+
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES if blocks(page, "sh")])
-def test_the_commands_of_a_page_run(page, laid_out, tmp_path, monkeypatch, capsys):
+def test_the_commands_of_a_page_run(page, laid_out, services, tmp_path, monkeypatch, capsys):
     here = tmp_path / "here"
     shutil.copytree(laid_out, here, symlinks=True)
+    if services is not None:
+        services.put("books/part-0.jsonl.zst", (here / "data/books/a.jsonl.zst").read_bytes())
     small(monkeypatch, here)
     for line in BEFORE.get(page.name, ()):
         assert execute(line) == 0
