@@ -97,6 +97,15 @@ def test_refining_ends_with_the_exact_selection(recipe, exact, tmp_path):
     assert json.loads((tmp_path / "run" / "manifest.json").read_bytes())["refinement"] is None
 
 
+def test_without_a_window_there_is_nothing_to_refine(recipe, tmp_path):
+    long = with_scorer(replace(recipe, window=Windowing(length=4096)), rows=0.4, pilot_sample=0)
+    verbs.measure(long, tmp_path / "run", INLINE)
+    verbs.select(long, tmp_path / "run")
+    found, selection = verbs.refine(long, tmp_path / "run", INLINE)
+    assert dataclasses.astuple(found) == (1.0, 0.0, 0, [])
+    assert not any(source.kept for source in selection.sources.values())
+
+
 def test_a_second_reading_of_a_document_takes_no_part(recipe, tmp_path):
     """Its windows have the ids of the first reading's, and other text."""
     recipe = replace(recipe, corpus=replace(recipe.corpus, unit_bytes=10**6))

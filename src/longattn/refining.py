@@ -154,7 +154,9 @@ def refine(
     check(scorer, rule)
     base, stale, model, rounds = table, None, None, 0
     while True:
-        rows = _read(job.windows, table, [unit.id for unit in units], choose(table), scorer, rule)
+        if not len(selection := choose(table)):
+            return Refinement(1.0, 0.0, rounds, []), table
+        rows = _read(job.windows, table, [unit.id for unit in units], selection, scorer, rule)
         if stale is not None:
             stale.discard()
         standings = list(rows.standings())

@@ -131,6 +131,12 @@ def test_distances_that_cannot_be_measured_are_named(change, message):
         LongAttn(**change).for_length(LENGTH)
 
 
+def test_in_a_window_of_one_token_nothing_is_far():
+    with pytest.raises(ValueError, match="windows must have at least 2 tokens for attention to reach back, got 1"):
+        LongAttn().for_length(1)
+    assert LongAttn().for_length(2).null() == {"ds": 0.25, "du": -0.0, "ds@1": 0.25}
+
+
 def test_choosing_heads_needs_heads():
     with pytest.raises(ValueError, match="per_head=True"):
         LongAttn(heads=((0, 0),)).for_length(LENGTH).readings()

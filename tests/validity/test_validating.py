@@ -149,6 +149,7 @@ def test_a_control_does_not_move_the_scale_that_it_is_judged_on(recipe, validate
         (replace(RULE, controls=("spliced-02",)), "control must be one of .*, got 'spliced-02'"),
         (replace(RULE, controls=("spliced-²",)), "control must be one of .*, got 'spliced-²'"),
         (replace(RULE, pairs_for={"longattn": 0}), "pairs_for must be at least 2 for each scorer, got 0 for longattn"),
+        (replace(RULE, pairs_for={"lengths": 8}), "pairs_for names 'lengths', which is not among the scorers: length"),
     ],
 )
 def test_a_mistake_is_said_before_anything_is_read(rule, message, recipe, tmp_path):

@@ -100,12 +100,14 @@ class LongAttn(PilotScorer):
     def for_length(self, length: int) -> "LongAttn":
         """The scorer with its preset's settings and with distances in tokens.
 
-        Raises ``ValueError`` for skipped keys that leave none to look at, for a distance outside [1, L - skip_first),
-        and for heads of layers that are not measured.
+        Raises ``ValueError`` for windows of one token, in which nothing is far; for skipped keys that leave none to look
+        at; for a distance outside [1, L - skip_first); and for heads of layers that are not measured.
         """
+        if length < 2:
+            raise ValueError(f"windows must have at least 2 tokens for attention to reach back, got {length}")
         if self.preset is not None and self.length is None:
             return replace(self, **_preset_settings(self.preset, length)).for_length(length)
-        most = max(0, length - 2)
+        most = length - 2
         if not 0 <= self.skip_first <= most:
             raise ValueError(
                 f"skip_first must be from 0 to {most} for windows of {length} tokens, got {self.skip_first}"
@@ -113,7 +115,7 @@ class LongAttn(PilotScorer):
         distances = self.distances or tuple(sorted({max(1, length // part) for part in (16, 8, 4, 2)}))
         distance = max(1, length // 4) if self.distance is None else self.distance
         for d in (*distances, distance):
-            if not 1 <= d < max(2, length - self.skip_first):
+            if not 1 <= d < length - self.skip_first:
                 raise ValueError(
                     f"distance must be in [1, {length - self.skip_first}) for windows of {length} tokens "
                     f"with the first {self.skip_first} keys skipped, got {d}"
