@@ -122,6 +122,9 @@ def test_the_name_of_a_source_may_hold_a_dot(arguments, tmp_path):
     assert cli.launch(["run", *named]) == 0
     assert cli.launch(["select", str(tmp_path / "run"), "--longattn.alpha", "2"]) == 0
     assert recorded(tmp_path)["keep"]["quotas"] == {"wiki.en": 0.25}
+    (tmp_path / "keep.toml").write_text('[keep.quotas]\n"wiki.en" = 0.5\n')
+    assert cli.launch(["select", str(tmp_path / "run"), "--config", str(tmp_path / "keep.toml")]) == 0
+    assert recorded(tmp_path)["keep"]["quotas"] == {"wiki.en": 0.5}
 
 
 def test_a_budget_or_weights_that_are_given_replace_those_of_the_run(arguments, tmp_path):

@@ -148,8 +148,18 @@ class _Settings:
     def __call__(self, app: App, commands: tuple[str, ...], arguments: Any) -> None:
         # called itself, it would take a key that is also a verb's name for the settings of that verb, and pass over it
         apps = app.app_stack.stack[-1]
-        keys, source = _keys_of(self.read), self.read.source
+        keys, source = _with_dotted_names(_keys_of(self.read)), self.read.source
         update_argument_collection(keys, source, arguments, apps, root_keys=(), allow_unknown=False)
+
+
+def _with_dotted_names(values: dict[str, Any]) -> dict[str, Any]:
+    """The same settings where the name of a source or column holds a dot, which in a flag begins a key of its own."""
+    keep = values.get("keep")
+    if not isinstance(keep, dict):
+        return values
+    named = {name: keep[name] for name in ("weights", "quotas") if isinstance(keep.get(name), dict)}
+    dotted = {name: json.dumps(of) for name, of in named.items() if any("." in key for key in of)}
+    return values | {"keep": keep | dotted}
 
 
 @dataclass(frozen=True)
@@ -183,9 +193,7 @@ class _Base:
             values, usual = ({**of, **of["settings"]} for of in (recipe, plain(Recipe())))
             values = _given(values, usual)
             values.pop("settings", None)
-            keep = _without_replaced(values["keep"], {a.name for a in arguments if a.tokens})
-            # the name of a source or column may hold a dot, which in a flag begins a key of its own
-            values["keep"] = keep | {name: json.dumps(keep[name]) for name in ("weights", "quotas") if name in keep}
+            values["keep"] = _without_replaced(values["keep"], {a.name for a in arguments if a.tokens})
             _Settings(cyclopts.config.Dict(values, source=source))(app, commands, arguments)
 
 

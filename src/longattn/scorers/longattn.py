@@ -100,8 +100,8 @@ class LongAttn(PilotScorer):
     def for_length(self, length: int) -> "LongAttn":
         """The scorer with its preset's settings and with distances in tokens.
 
-        Raises ``ValueError`` for windows of one token, in which nothing is far; for skipped keys that leave none to look
-        at; for a distance outside [1, L - skip_first); and for heads of layers that are not measured.
+        Raises ``ValueError`` for windows of one token, in which nothing is far; for skipped keys that leave none to
+        look at; for a distance outside [1, L - skip_first); and for heads of layers that are not measured.
         """
         if length < 2:
             raise ValueError(f"windows must have at least 2 tokens for attention to reach back, got {length}")

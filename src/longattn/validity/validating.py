@@ -112,7 +112,9 @@ def validate(
     check_rule(rule)
     named = {scorer.name for scorer in scorers.values()}
     if strangers := sorted(rule.pairs_for.keys() - named):
-        raise ValueError(f"pairs_for names {strangers[0]!r}, which is not among the scorers: {', '.join(sorted(named))}")
+        raise ValueError(
+            f"pairs_for names {strangers[0]!r}, which is not among the scorers: {', '.join(sorted(named))}"
+        )
     controls = rule.controls or CONTROLS
     pairs = {label: min(rule.pairs, rule.pairs_for.get(scorer.name, rule.pairs)) for label, scorer in scorers.items()}
     count = -(-rule.pairs // PAIRS) * PAIRS
