@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs browser torture fuzz mutation bench clean
+.PHONY: demo test docs browser torture fuzz mutation coverage bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/python examples/demo.py demo
@@ -48,6 +48,13 @@ fuzz: $(VENV)/.dev
 mutation: $(VENV)/.dev
 	$(PIP) --editable '.[assurance]'
 	$(VENV)/bin/mutmut run $(MUTATION)
+
+# lines and branches of the code that decides which the tests reach; COVERAGE="tests/corpus" for a part of the tests
+coverage: $(VENV)/.dev
+	$(PIP) --editable '.[assurance]'
+	-$(VENV)/bin/coverage run -m pytest $(SPREAD) $(or $(COVERAGE),tests)
+	$(VENV)/bin/coverage combine --quiet
+	$(VENV)/bin/coverage report
 
 # BENCH="--quick", or "--released DIR --released-python PYTHON" to run the released code beside ours
 bench: $(VENV)/.run
