@@ -8,6 +8,7 @@ from longattn.reproduce import tier2
 from longattn.reproduce.plan import Plan
 from longattn.reproduce.steps import Done
 from longattn.tables import read_sealed
+from longattn.testing import tiny_checkpoint
 
 PLAN = Plan(seeds=3, smollm2=False)
 KINDS = {"dependent": 60, "joined": 25, "repeated": 15}
@@ -100,3 +101,23 @@ def test_every_arm_has_its_rows_and_differences_are_from_random(run):
 def test_plans_that_make_no_sense_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         tier2.chain(Plan(**wrong), ())
+
+
+def test_texts_and_models_that_were_changed_make_other_steps(tmp_path):
+    text, model = tmp_path / "a.jsonl", tiny_checkpoint(tmp_path / "model")
+    plan = Plan(base=model, scorer=model)
+
+    def keys():
+        of = tier2.chain(plan, [str(text)])
+        return of.pool.key, of.scorer.key
+
+    text.write_text('{"text": "near"}')
+    first = keys()
+    assert keys() == first
+    text.write_text('{"text": "far and near"}')
+    second = keys()
+    assert second[0] != first[0]
+    tiny_checkpoint(model, seed=1)
+    third = keys()
+    assert third[0] == second[0]
+    assert third[1] != second[1]

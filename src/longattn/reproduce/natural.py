@@ -158,6 +158,8 @@ class Given:
     """A checkpoint of the user's."""
 
     folder: str
+    content: str
+    """Hash of its weights and configuration."""
     length: int
     device: str
 

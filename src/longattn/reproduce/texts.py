@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,16 @@ class Texts:
     """As the inputs of a run: ``code=src/ prose=books/*.txt``. Without any: this Python's modules and its reference."""
     least_chars: int = 4000
     """Shorter documents are left out: they hold no window."""
+    content: tuple[str, ...] = ()
+    """What the inputs held when this was asked for: names of work units, which change with their files."""
+
+    @classmethod
+    def of(cls, inputs: Sequence[str]) -> "Texts":
+        """These inputs with the content that they have now, or this Python's."""
+        if not inputs:
+            return cls(content=(platform.python_version(),))
+        units = corpus.list_units(Corpus(inputs=tuple(inputs)))
+        return cls(inputs=tuple(inputs), content=tuple(unit.id for unit in units))
 
 
 def read(texts: Texts) -> Iterator[Document]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from longattn.models import resolve
 from longattn.reproduce import natural, page
 from longattn.reproduce.comparing import paired
 from longattn.reproduce.picking import Arm, arm
@@ -15,7 +16,7 @@ from longattn.reproduce.plan import Plan
 from longattn.reproduce.pools import Pool, make_pool
 from longattn.reproduce.steps import Done, Step, Steps
 from longattn.reproduce.texts import Texts, make_tokenizer, write_parts
-from longattn.settings import plain
+from longattn.settings import Model, plain
 from longattn.tables import write_sealed, write_text
 
 OTHER, OTHER_PRESET = "smollm2", "smollm2-far"
@@ -78,13 +79,16 @@ class Chain:
 
 
 def chain(plan: Plan, inputs: Sequence[str]) -> Chain:
-    """The steps of a plan. Raises ``ValueError`` for a scale or length that leaves nothing to do."""
+    """The steps of a plan. Raises ``ValueError`` for a scale or length that leaves nothing to do.
+
+    Texts and given models are named by what they hold now: once they are changed, the same command makes other steps.
+    """
     if not 0 < plan.scale <= 1:
         raise ValueError(f"scale must be above 0 and at most 1, got {plan.scale}")
     if plan.length < 128 or plan.length % 16:
         raise ValueError(f"length must be a multiple of 16 and at least 128, got {plan.length}")
     device, length = plan.device, plan.length
-    texts = Step("texts", write_parts, Texts(inputs=tuple(inputs)))
+    texts = Step("texts", write_parts, Texts.of(inputs))
     tokenizer = (
         Step("tokenizer", make_tokenizer, 2048, {"texts": texts})
         if plan.base is None
@@ -170,7 +174,9 @@ def _growing(plan: Plan) -> natural.Growing:
 
 
 def _given(name: str, folder: Path, length: int, device: str, inputs: Mapping[str, Step]) -> Step:
-    return Step(name, natural.take, natural.Given(folder=str(folder), length=length, device=device), inputs)
+    content = resolve(Model(name=str(folder))).hash
+    rule = natural.Given(folder=str(folder), content=content, length=length, device=device)
+    return Step(name, natural.take, rule, inputs)
 
 
 @dataclass(frozen=True)
