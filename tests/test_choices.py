@@ -143,8 +143,10 @@ def test_where_all_are_equal_there_is_no_correlation(tmp_path):
     assert [of.spearman for of in outcome_of(tmp_path, windows, tables, choices).correlations] == [None, None]
 
 
-def test_more_choices_than_bits_are_refused(tmp_path):
-    windows, tables = write(tmp_path / "run", count=3)
-    choices = {str(i): Choice(in_table(SCORES["x"], "m"), Selecting()) for i in range(63)}
-    with pytest.raises(ValueError, match="at most 62 choices can be compared at once, got 63"):
-        outcome_of(tmp_path, windows, tables, choices)
+def test_there_may_be_more_choices_than_a_number_has_bits(tmp_path):
+    windows, tables = write(tmp_path / "run")
+    score = in_table(SCORES["x"], "m")
+    choices = {str(count): Choice(score, Selecting(share=None, count=count, max_overlap=1.0)) for count in range(130)}
+    found = outcome_of(tmp_path, windows, tables, choices)
+    assert [found.windows(name) for name in choices] == [min(count, 60) + min(count, 57) for count in range(130)]
+    assert [found.windows("9", str(other)) for other in (0, 9, 63, 129)] == [0, 18, 18, 18]

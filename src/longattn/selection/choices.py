@@ -13,8 +13,8 @@ from longattn.selection.keeping import check_rule, keep_best, source_limits
 from longattn.selection.scoring import score_windows, tabulate_sources
 from longattn.settings import Selecting
 
-MAX_CHOICES = 62
-"""A window's kept sets are the bits of one 64-bit number."""
+WORD = 62
+"""Choices whose kept sets are the bits of one 64-bit number."""
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,18 @@ def try_choices(
     a table ``given`` with a column ``row`` of rowids of ``loaded``. Bounded by the database's memory limit.
     """
     names = [*([given] if given is not None else []), *choices]
-    if len(names) > MAX_CHOICES:
-        raise ValueError(f"at most {MAX_CHOICES} choices can be compared at once, got {len(names)}")
-    database.run("CREATE TABLE keepers (row BIGINT, bit BIGINT)")
+    database.run("CREATE TABLE keepers (row BIGINT, word INTEGER, bit BIGINT)")
     if given is not None:
-        database.run("INSERT INTO keepers SELECT row, 1 FROM given")
+        database.run("INSERT INTO keepers SELECT row, 0, 1 FROM given")
     correlated = [name for name, choice in choices.items() if choice.correlate]
     for name, choice in choices.items():
         check_rule(choice.rule)
         with _apart(database):
             _keep(database, choice, columns)
-            bit = 1 << names.index(name)
-            database.run(f"INSERT INTO main.keepers SELECT row, {bit} FROM ranked WHERE reason = 'kept'")
+            word, place = divmod(names.index(name), WORD)
+            database.run(f"""
+                INSERT INTO main.keepers SELECT row, {word}, {1 << place} FROM ranked WHERE reason = 'kept'
+            """)
             if choice.correlate:
                 database.run(f"""
                     CREATE TABLE main.score_{correlated.index(name)} AS
@@ -129,13 +129,16 @@ def _keep(database: Database, choice: Choice, columns: Sequence[Column]) -> None
 
 
 def _shares(database: Database, names: Sequence[str]) -> Iterator[Share]:
-    for source, bits, windows, tokens in database.rows("""
-        SELECT source, bits, count(*), sum(num_tokens)
-        FROM (SELECT row, CAST(sum(bit) AS BIGINT) AS bits FROM keepers GROUP BY row) AS kept
+    words = range(-(-len(names) // WORD))
+    sums = ", ".join(f"CAST(coalesce(sum(bit) FILTER (word = {w}), 0) AS BIGINT) AS bits_{w}" for w in words)
+    bits = ", ".join(f"bits_{w}" for w in words)
+    for source, *kept, windows, tokens in database.rows(f"""
+        SELECT source, {bits}, count(*), sum(num_tokens)
+        FROM (SELECT row, {sums} FROM keepers GROUP BY row) AS kept
         JOIN loaded ON loaded.rowid = kept.row
-        GROUP BY source, bits ORDER BY source, bits
+        GROUP BY source, {bits} ORDER BY source, {bits}
     """):
-        keepers = frozenset(name for i, name in enumerate(names) if bits >> i & 1)
+        keepers = frozenset(name for i, name in enumerate(names) if kept[i // WORD] >> i % WORD & 1)
         yield Share(source, keepers, windows, int(tokens))
 
 
