@@ -240,6 +240,27 @@ def test_the_command_line_takes_an_address(object_store, recipe, capsys, another
     assert object_store.objects("run/selection.parquet") != before
 
 
+def test_windows_and_differences_of_runs_in_a_store_are_looked_at(
+    object_store, recipe, capsys, another_machine, tmp_path
+):
+    run, earlier = object_store.address("run"), tmp_path / "before.parquet"
+    with pytest.raises(FileNotFoundError, match=r"run.* has no selection.parquet"):
+        verbs.diff(run, run)
+    verbs.run(recipe, run, INLINE)
+    earlier.write_bytes(object_store.objects("run/")["selection.parquet"])
+    another_machine()
+    verbs.select(replace(recipe, keep=Selecting(share=0.2, weights={"random": 1.0})), run)
+    another_machine()
+    assert cli.launch(["diff", str(earlier), run, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {of["change"] for of in found["reasons"]} == {"left"}
+    another_machine()
+    assert cli.launch(["inspect", run, "--device", "cpu"]) == 0
+    (name,) = object_store.objects("run/inspect/")
+    assert f"-> {object_store.address('run/inspect/' + name)}" in capsys.readouterr().out
+    assert not verbs.verify(run).damaged
+
+
 def test_a_unit_is_two_requests_for_each_table_and_a_second_run_asks_for_no_table(object_store, recipe):
     run = object_store.address("run")
     verbs.measure(recipe, run, INLINE)

@@ -459,6 +459,10 @@ class RunFolder:
         """What the listing of a store says of a path below the run; None for a local run."""
         return self.listing.get(path.relative_to(self.root).as_posix()) if self.listing else None
 
+    def holds(self, name: str) -> bool:
+        """Whether the run has a file of this name, here or in its store."""
+        return (self.root / name).exists() or self.entry(self.root / name) is not None
+
     def fetch(self, *paths: Path) -> None:
         """Have files on this machine that the store held when it was listed; nothing for a local run."""
         stores.fetch(path for path in paths if self.entry(path) is not None)

@@ -14,6 +14,7 @@ import cyclopts
 from cyclopts import App, Parameter
 from cyclopts.argument import update_argument_collection
 
+from longattn.addresses import is_uri
 from longattn.cli.application import DONE, ERROR, USAGE, app
 from longattn.cli.saying import complain, shown
 from longattn.errors import LongAttnError
@@ -175,8 +176,9 @@ class _Base:
         verb = commands[0] if commands else ""
         if verb in ("validate", "calibrate") and "--inputs" not in given and "INPUTS" not in given:
             folder = given.get("--output", "longattn-run")
-        if verb == "inspect" and (Path(given.get("--target", "")) / "manifest.json").exists():
-            source, recipe = f"{given['--target']}/manifest.json", _recorded_recipe(given["--target"])
+        target = given.get("--target", "")
+        if verb == "inspect" and (is_uri(target) or (Path(target) / "manifest.json").exists()):
+            source, recipe = f"{target}/manifest.json", _recorded_recipe(target)
         if folder is not None and verb in (
             "select",
             "refine",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from longattn.addresses import below
+from longattn.addresses import below, is_uri
 from longattn.cli.application import DONE, LOOK, AsJson, Device, Everything, Folder, app
 from longattn.cli.saying import complain, say, say_json, say_table
 from longattn.recipes import Recipe, as_flags
@@ -46,7 +46,11 @@ def report(
 @app.command(name="inspect", group=LOOK)
 def inspect_(
     target: Annotated[
-        Path, Parameter(help="A run folder, a text file, or ``-`` for standard input.", allow_leading_hyphen=True)
+        str,
+        Parameter(
+            help="A run folder, the address of one, a text file, or ``-`` for standard input.",
+            allow_leading_hyphen=True,
+        ),
     ],
     *windows: Annotated[str, Parameter(help="Ids of windows of the run; numbers of windows of the text, from 1 on.")],
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
@@ -71,22 +75,26 @@ def inspect_(
     from longattn import verbs
     from longattn.report.figures import write_figures
     from longattn.report.inspect_page import page_path, write_inspection
+    from longattn.stores import working_copy
 
     pages: Iterator[tuple[str, Inspection]]
-    if is_run := (target / "manifest.json").exists():
+    if is_run := is_uri(target) or (Path(target) / "manifest.json").exists():
         pages = ((one.window_id, one) for one in verbs.inspect_windows(target, windows, recipe, rule, device))
     else:
-        text = sys.stdin.read() if str(target) == "-" else target.read_text(encoding="utf-8")
-        name = "text" if str(target) == "-" else target.name
+        text = sys.stdin.read() if target == "-" else Path(target).read_text(encoding="utf-8")
+        name = "text" if target == "-" else Path(target).name
         numbers = windows or ("1",)
         pages = ((n, verbs.inspect_text(text, name, recipe, rule, _number(n), device)) for n in numbers)
+    # a page of a run in a store goes there as well
+    home = working_copy(target) if is_uri(target) else Path(target if is_run else "")
     for window, found in pages:
-        path = page_path(target if is_run else Path(), found.window_id)
+        path = page_path(home, found.window_id)
+        place = below(target, f"inspect/{path.name}") if is_uri(target) else path
         if output is not None:
-            path = output if output.suffix == ".html" and len(windows) < 2 else output / path.name
-        command = ["longattn", "inspect", str(target), window, *as_flags(recipe), *_flags_of(rule)]
+            place = path = output if output.suffix == ".html" and len(windows) < 2 else output / path.name
+        command = ["longattn", "inspect", target, window, *as_flags(recipe), *_flags_of(rule)]
         write_inspection(path, found, shlex.join(command))
-        say(f"{found.window_id}: DS {found.readings['ds']:.4f}, uniform {found.null['ds']:.4f} -> {path}")
+        say(f"{found.window_id}: DS {found.readings['ds']:.4f}, uniform {found.null['ds']:.4f} -> {place}")
         if figures is not None:
             say(f"figures -> {write_figures(figures / path.stem, found)}")
     return DONE
@@ -134,8 +142,8 @@ def score(
 
 @app.command(group=LOOK)
 def diff(
-    first: Annotated[Path, Parameter(help="A run folder, or a selection.parquet.")],
-    second: Annotated[Path, Parameter(help="Another one.")],
+    first: Annotated[str, Parameter(help="A run folder, the address of one, or a selection.parquet.")],
+    second: Annotated[str, Parameter(help="Another one.")],
     *,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="Write an HTML page to this file.")] = None,
     changes: Path | None = None,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from longattn.addresses import is_uri
 from longattn.expressions import Moments
 from longattn.report.selections import load_selection, reading
 from longattn.selection.database import Database
@@ -138,18 +139,19 @@ class Difference:
         return both / (first + second - both) if first + second else None
 
 
-def open_side(path: Path) -> Side:
-    """A run folder or a selection file, with the manifest that lists it, if there is one.
+def open_side(place: str | Path) -> Side:
+    """A run folder, the address of one in a store, or a selection file, with the manifest that lists it, if any.
 
-    Raises ``FileNotFoundError`` for a path that is neither, :class:`RunError` for a run whose selection is not whole.
+    Raises ``FileNotFoundError`` for what is none of these, :class:`RunError` for a run whose selection is not whole.
     """
-    if path.is_dir():
-        if not (path / "selection.parquet").exists():
+    path = Path(place)
+    if is_uri(str(place)) or path.is_dir():
+        run = RunFolder.at(place)
+        if not run.holds("selection.parquet"):
             raise FileNotFoundError(
-                f"{path} is a run that was not selected yet, or no run: it has no selection.parquet"
+                f"{place} is a run that was not selected yet, or no run: it has no selection.parquet"
             )
-        run = RunFolder(path)
-        return Side(str(path), run.listed("selection.parquet", "select again"), run.manifest())
+        return Side(str(place), run.listed("selection.parquet", "select again"), run.manifest())
     if not path.is_file():
         raise FileNotFoundError(f"{path} is neither a run folder nor a selection file")
     manifest = RunFolder(path.parent).manifest()
@@ -158,8 +160,8 @@ def open_side(path: Path) -> Side:
     return Side(str(path), path, manifest if listed == file_sha256(path) else {})
 
 
-def compare_selections(first: Path, second: Path, changes: Path | None = None) -> Difference:
-    """Compare two selections, each a run folder or a selection file.
+def compare_selections(first: str | Path, second: str | Path, changes: Path | None = None) -> Difference:
+    """Compare two selections, each a run folder, the address of one in a store, or a selection file.
 
     A window is the same on both sides if its id and its span of characters are. ``changes`` is a Parquet file to
     write every window to that entered or left (``CHANGES_SCHEMA``). Joins are DuckDB's, in bounded memory.

@@ -73,7 +73,7 @@ def inspect_text(
 
 
 def inspect_windows(
-    output: Path, window_ids: Sequence[str], recipe: Recipe, rule: settings.Inspecting, device: str = "cpu"
+    output: str | Path, window_ids: Sequence[str], recipe: Recipe, rule: settings.Inspecting, device: str = "cpu"
 ) -> "Iterator[Inspection]":
     """Look closely at windows of a run, by id, or without any at the best window of each source.
 
@@ -87,8 +87,9 @@ def inspect_windows(
     from longattn.models import resolve
     from longattn.tokens import Tokenizer
 
-    run = RunFolder(output)
+    run = RunFolder.at(output)
     windows = run_table(run, run.manifest().get("tables", {}), "windows")
+    windows.bring(unit.id for unit in run.plan())
     if not window_ids:
         chosen = run.listed("selection.parquet", "select, or name the windows to inspect")
         best = pq.read_table(chosen, columns=["window_id", "source"], filters=[("rank", "=", 1)])
@@ -148,7 +149,7 @@ def _selection_facts(run: RunFolder, window_ids: Sequence[str]) -> dict[str, dic
 
     from longattn.report.words import reason
 
-    if not (run.root / "selection.parquet").exists():
+    if not run.holds("selection.parquet"):
         return {}
     path = run.listed("selection.parquet", "select again")
     columns = ["window_id", "source", "score", "rank", "reason"]

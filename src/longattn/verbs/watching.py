@@ -57,7 +57,7 @@ def status(output: str | Path) -> Status:
         attempts,
         [asdict(entry) for entry in Quarantine(run).entries()],
         None if owner is None else str(owner),
-        run.entry(run.root / "selection.parquet") is not None or (run.root / "selection.parquet").exists(),
+        run.holds("selection.parquet"),
     )
 
 

@@ -159,8 +159,8 @@ def _measured(recipe: Recipe, run: RunFolder, windows: Table) -> "Measured | Non
     return alternatives.measured(done, windows, found, scorers, rule, sources, recipe.model.dtype)
 
 
-def diff(first: Path, second: Path, page: Path | None = None, changes: Path | None = None) -> "Difference":
-    """Compare two selections, each a run folder or a selection file; loads no model.
+def diff(first: str | Path, second: str | Path, page: Path | None = None, changes: Path | None = None) -> "Difference":
+    """Compare two selections, each a run folder, the address of one, or a selection file; loads no model.
 
     Writes the HTML file ``page`` and, with every window that entered or left, the Parquet file ``changes``.
     """
