@@ -168,9 +168,8 @@ def _growing(plan: Plan) -> natural.Growing:
     """How a tiny model is trained: heads that look for what stood there before form in blocks, and stay in texts."""
     short = plan.length // 4
     blocks = natural.Reading(tokens=plan.tokens(2_500_000, 20_000), length=short, batch=8, rate=1e-3, blocks=1.0)
-    return natural.Growing(
-        blocks=blocks, texts=natural.Reading(tokens=plan.tokens(7_500_000, 40_000), length=short, batch=4)
-    )
+    texts = natural.Reading(tokens=plan.tokens(12_000_000, 40_000), length=short, batch=4, blocks=0.3)
+    return natural.Growing(blocks=blocks, texts=texts)
 
 
 def _given(name: str, folder: Path, length: int, device: str, inputs: Mapping[str, Step]) -> Step:
