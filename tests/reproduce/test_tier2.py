@@ -69,7 +69,8 @@ def test_a_difference_beyond_doubt_is_named_and_no_other(run):
     found = run()
     page = found.page.read_text()
     assert found.passed
-    assert "above random beyond doubt (95 %) for oracle; below it for none" in page
+    assert "above random beyond doubt (95 %) for *oracle*, below it for none" in page
+    assert "Late loss there, of which less is better: below random for none, above it for none." in page
     assert "the models use the long context" in page
     assert "gates were not passed" not in page
 

@@ -255,18 +255,8 @@ def _page(result: Tier2, of: Chain, done: Mapping[str, Done], plan: Plan, comman
 def _outcome(result: Tier2, of: Chain, done: Mapping[str, Done], plan: Plan) -> str:
     """What the figures show and do not show, in plain sentences that follow from them."""
     best = max(budget for budgets in result.measures.values() for budget in budgets)
-    gains = {name: budgets[best]["gain"] for name, budgets in result.measures.items()}
-    better = [
-        name
-        for name in gains
-        if name != "random" and (found := paired(gains[name], gains["random"])).pairs > 1 and found.low > 0
-    ]
-    worse = [
-        name
-        for name in gains
-        if name != "random" and (found := paired(gains[name], gains["random"])).pairs > 1 and found.high < 0
-    ]
-    uses = np.mean([np.mean(values) for values in gains.values()])
+    above, below = _beyond_doubt(result, "gain", best)
+    uses = np.mean([np.mean(budgets[best]["gain"]) for budgets in result.measures.values()])
     said = (
         [f"Scale {plan.scale:g}; {plan.seeds} seed(s), paired."] if plan.scale < 1 else [f"{plan.seeds} seeds, paired."]
     )
@@ -278,8 +268,13 @@ def _outcome(result: Tier2, of: Chain, done: Mapping[str, Done], plan: Plan) -> 
         )
     said.append(
         f"Primary measure, the truncation gain of late tokens at {best:,} tokens: above random beyond doubt (95 %) for "
-        f"{_listed(better)}; below it for {_listed(worse)}. Its mean over all arms is {page.number(float(uses))} nats"
+        f"{_listed(above)}, below it for {_listed(below)}. Its mean over all arms is {page.number(float(uses))} nats"
         + (": the models use the long context." if uses > 0.005 else ": the models hardly use the long context.")
+    )
+    above, below = _beyond_doubt(result, "late", best)
+    said.append(
+        f"Late loss there, of which less is better: below random for {_listed(below)}, above it for {_listed(above)}. "
+        "An arm of more gain and no lower late loss gains more from the long context because it knows less without it."
     )
     given = plan.base is not None
     said.append(
@@ -293,8 +288,17 @@ def _outcome(result: Tier2, of: Chain, done: Mapping[str, Done], plan: Plan) -> 
     return " ".join(said)
 
 
+def _beyond_doubt(result: Tier2, measure: str, budget: int) -> tuple[list[str], list[str]]:
+    """Arms whose 95 % interval of the difference from random is all above it, and all below it."""
+    values = {name: budgets[budget][measure] for name, budgets in result.measures.items()}
+    against = {name: paired(of, values["random"]) for name, of in values.items() if name != "random"}
+    known = {name: of for name, of in against.items() if of.pairs > 1}
+    return [name for name, of in known.items() if of.low > 0], [name for name, of in known.items() if of.high < 0]
+
+
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
+    """Names of arms, which hold commas."""
+    return "; ".join(f"*{name}*" for name in names) if names else "none"
 
 
 def _gate_table(result: Tier2, of: Chain, done: Mapping[str, Done]) -> str:
