@@ -52,10 +52,11 @@ def made_by(command: str) -> str:
 
 
 def costs(done: Sequence[Done]) -> str:
-    """CPU seconds by kind of step, those of all seeds and arms together."""
+    """CPU seconds by kind of step, the dearest first, those of all seeds and arms together."""
     kinds: dict[str, list[float]] = {}
     for one in done:
         kinds.setdefault(one.step.name.split("-")[0], []).append(one.cpu_seconds)
-    rows = [[kind, str(len(all)), f"{sum(all) / len(all):.1f}", f"{sum(all):.0f}"] for kind, all in kinds.items()]
+    dearest = sorted(kinds.items(), key=lambda item: -sum(item[1]))
+    rows = [[kind, str(len(all)), f"{sum(all) / len(all):.1f}", f"{sum(all):.0f}"] for kind, all in dearest]
     rows.append(["all", str(len(done)), "", f"{sum(one.cpu_seconds for one in done):.0f}"])
     return table(["step", "times", "CPU seconds each", "CPU seconds"], rows)

@@ -322,7 +322,10 @@ def _selection_tables(of: Chain, done: Mapping[str, Done], plan: Plan) -> Iterat
     picked = [done[step.key].facts["budgets"] for step in of.picks.values()]
     for budget in picked[0]:
         rows = []
-        for name, facts in [item for budgets in picked for item in budgets[budget].items()]:
+        found = {name: facts for budgets in picked for name, facts in budgets[budget].items()}
+        # a receipt that was read again has another order
+        for name in (rule.name for rules in arms_of(plan).values() for rule in rules):
+            facts = found[name]
             kept = [str(facts["kept"][kind]) for kind in kinds]
             aucs = [page.number(facts["auc"].get(kind, math.nan), 2) for kind in kinds if kind != "dependent"]
             rows.append([name, *kept, *aucs])
