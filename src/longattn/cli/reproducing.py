@@ -37,7 +37,7 @@ def reproduce(
 
         longattn reproduce --output TIER1
 
-    Tier 2, an hour of two idle cores: the same with real text. A scorer and a base are trained from nothing and must
+    Tier 2, 75 minutes of two idle cores: the same with real text. A scorer and a base are trained from nothing and must
     show that they have learned to use far tokens (the gates); the pool holds intact windows, joined and repeated ones;
     arms are random, ProLong, LongAttn with alpha 0, 0.5 and 1, calibrated far attention, LongFilter and an oracle, and
     LongAttn and far attention of SmolLM2. The page says what it shows and what not; failed gates are no error.

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What Tier 2 does; the defaults are made for an hour of two idle cores."""
+    """What Tier 2 does; the defaults are made for 75 minutes of two idle cores."""
 
     scale: float = 1.0
     """Share of training, pool and budgets. Far below 1, models learn too little for the gates: a trial of the way."""
