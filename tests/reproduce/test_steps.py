@@ -54,7 +54,8 @@ def sleep(folder: Path, inputs: Mapping[str, Path], number: Number) -> Mapping[s
 def meet(folder: Path, inputs: Mapping[str, Path], number: Number) -> Mapping[str, Any]:
     """Ends once as many of these as the number says are under way at the same time."""
     (folder.parent / f"{folder.name}.here").touch()
-    for _ in range(200):
+    # a process takes seconds to begin, more on a busy machine
+    for _ in range(1200):
         if len(list(folder.parent.glob("*.here"))) == number.value:
             return {}
         time.sleep(0.05)
