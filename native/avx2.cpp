@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #include "instruction_sets.hpp"
-#include "moments.hpp"
+#include "kernel.hpp"
 #include "products.hpp"
 
 namespace {

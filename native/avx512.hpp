@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "moments.hpp"
+#include "kernel.hpp"
 #include "products.hpp"
 
 namespace {

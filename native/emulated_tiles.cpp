@@ -1,6 +1,6 @@
 // The tile kernel on plain vectors, each tile instruction spelled out: tests the layout on any machine.
 #include "instruction_sets.hpp"
-#include "moments.hpp"
+#include "kernel.hpp"
 #include "tiles.hpp"
 
 namespace {

@@ -6,23 +6,17 @@
 // lane's sum would leave float32's comfort: then every sum so far is rescaled. The quotients do not depend on m.
 #pragma once
 
-#include <cmath>
-
-#include "inputs.hpp"
+#include "logits.hpp"
 
 namespace {
-
-constexpr int kChunk = 128;            // keys between two looks at a row: their logits stay in the first cache
-constexpr int kChunksPerFlush = 16;    // float32 lanes hold a hundred-odd terms, float64 the rest
-constexpr float kHighestSum = 0x1p24f;  // squares of what stays below are far from overflow
 
 template <class Product, class Source>
 struct Moments {
     using Simd = typename Product::Simd;
     using V = typename Simd::V;
+    using L = Logits<Product, Source>;
     static constexpr int kWidth = Simd::width;
-    static constexpr int kRows = Product::group_rows * Product::groups;
-    static_assert(kChunk % Product::block_keys == 0 && kChunk % kWidth == 0);
+    static constexpr int kRows = L::kRows;
 
     struct alignas(64) Row {
         V mass, square;                 // unflushed sums over the far candidates: keys from skip_first on
@@ -44,33 +38,16 @@ struct Moments {
         Row* rows;
     };
 
-    static size_t packed_bytes(const Question& ask) {
-        return round_up(ask.keys, kChunk) / Product::block_keys * Product::block_bytes(ask.head_size);
-    }
-
-    static void pack(const Question& ask, int64_t window, int64_t head, int64_t first, int64_t last, void* packed) {
-        const size_t bytes = Product::block_bytes(ask.head_size);
-        for (int64_t block = first; block < last; ++block) {
-            char* to = static_cast<char*>(packed) + block * bytes;
-            std::memset(to, 0, bytes);
-            const int64_t start = block * Product::block_keys;
-            const int count = static_cast<int>(least(Product::block_keys, ask.keys - start));
-            for (int lane = 0; lane < count; ++lane)
-                Product::pack_key(key_strip<Source>(ask, window, start + lane, head), ask.head_size, lane, to);
-        }
-    }
-
     static size_t scratch_bytes(const Question& ask) {
-        return logits_bytes() + rows_bytes() + Product::groups * query_bytes(ask);
+        return L::bytes() + rows_bytes() + L::queries_bytes(ask);
     }
 
     static void tile(const Plan& plan, int64_t window, int64_t head, int64_t first, const void* packed, void* scratch) {
         const Question& ask = plan.question;
         char* memory = static_cast<char*>(scratch);
-        Tile tile{plan, static_cast<float>(std::fabs(ask.scale) * 1.4426950408889634), nullptr, nullptr};
-        tile.logits = reinterpret_cast<float*>(memory);
-        tile.rows = reinterpret_cast<Row*>(memory + logits_bytes());
-        char* queries = memory + logits_bytes() + rows_bytes();
+        const Tile tile{plan, in_log2(ask.scale), reinterpret_cast<float*>(memory),
+                        reinterpret_cast<Row*>(memory + L::bytes())};
+        char* queries = memory + L::bytes() + rows_bytes();
         const int count = begin(tile, window, head, first, queries);
 
         Product::begin();
@@ -79,7 +56,7 @@ struct Moments {
         for (int64_t key = 0; key < end; key += kChunk) {
             int active = 0;
             while (tile.rows[active].end <= key) ++active;
-            multiply(tile, count, active, key, packed, queries);
+            L::multiply(ask, queries, packed, key, least(key + kChunk, end), active, count, tile.logits);
             if (key == flush_at) {
                 for (int r = active; r < count; ++r) flush(tile.rows[r]);
                 flush_at += kChunksPerFlush * kChunk;
@@ -101,21 +78,16 @@ struct Moments {
     }
 
    private:
-    static constexpr size_t logits_bytes() { return kRows * kChunk * sizeof(float); }
     static constexpr size_t rows_bytes() { return kRows * sizeof(Row); }
-    static size_t query_bytes(const Question& ask) { return round_up(Product::group_bytes(ask.head_size), 64); }
 
     // Rows set up and queries packed; the number of them in this tile.
-    static int begin(Tile& tile, int64_t window, int64_t head, int64_t first, char* queries) {
+    static int begin(const Tile& tile, int64_t window, int64_t head, int64_t first, char* queries) {
         const Question& ask = tile.plan.question;
-        const int64_t heads_per_key = ask.query_heads / ask.key_heads;
-        const int count = static_cast<int>(least(kRows, ask.rows * heads_per_key - first));
-        std::memset(queries, 0, Product::groups * query_bytes(ask));
+        const int count = L::count(ask, first);
+        std::memset(queries, 0, L::queries_bytes(ask));
         for (int r = 0; r < count; ++r) {
-            const int64_t row = tile.plan.row_order[(first + r) / heads_per_key];
-            const int64_t query_head = head * heads_per_key + (first + r) % heads_per_key;
-            Product::pack_query(query_strip<Source>(ask, window, row, query_head), ask.head_size, ask.scale < 0,
-                                r % Product::group_rows, queries + r / Product::group_rows * query_bytes(ask));
+            const auto [row, query_head] = L::member(tile.plan, head, first + r);
+            L::pack_query(ask, window, row, query_head, r, queries);
             const int64_t out = ((window * ask.query_heads + query_head) * ask.rows + row) * ask.num_distances;
             begin_row(tile, tile.rows[r], ask.positions[row] + 1, ask.mass + out, ask.square + out);
         }
@@ -141,23 +113,6 @@ struct Moments {
         return row.taken < tile.plan.question.num_distances ? row.end - tile.plan.distances[row.taken] : row.end;
     }
 
-    static LONGATTN_INLINE void multiply(const Tile& tile, int count, int active, int64_t key, const void* packed,
-                                         const char* queries) {
-        const Question& ask = tile.plan.question;
-        const int64_t bytes = query_bytes(ask), end = least(key + kChunk, tile.rows[count - 1].end);
-        for (int64_t start = key; start < end; start += Product::block_keys) {
-            const void* block = static_cast<const char*>(packed) +
-                                start / Product::block_keys * Product::block_bytes(ask.head_size);
-            for (int g = active / Product::group_rows; g * Product::group_rows < count; ++g)
-                Product::multiply(queries + g * bytes, block, ask.head_size,
-                                  tile.logits + g * Product::group_rows * kChunk + (start - key), kChunk);
-        }
-    }
-
-    static LONGATTN_INLINE V exponential(const float* logits, float scale, V peak) {
-        return Simd::exp2(Simd::load(logits) * scale - peak);
-    }
-
     // A chunk in which nothing is to be noted.
     static LONGATTN_INLINE void add_chunk(const Tile& tile, Row& row, const float* logits) {
         for (bool raised = false;; raised = true) {
@@ -165,7 +120,7 @@ struct Moments {
             V mass{}, square{};
 #pragma GCC unroll 16
             for (int i = 0; i < kChunk; i += kWidth) {
-                const V e = exponential(logits + i, tile.scale, peak);
+                const V e = L::exponential(logits + i, tile.scale, peak);
                 mass += e;
                 square += e * e;
             }
@@ -207,7 +162,7 @@ struct Moments {
             const V peak = Simd::splat(static_cast<float>(row.peak));
             V mass{};
             for (int i = 0; i < count; i += kWidth) {
-                const V here = exponential(logits + i, tile.scale, peak);
+                const V here = L::exponential(logits + i, tile.scale, peak);
                 Simd::store(e + i, here);
                 mass += here;
             }
@@ -264,12 +219,7 @@ struct Moments {
 
     // Lifts m to the largest of these logits, if that is higher, and all sums with it.
     static LONGATTN_INLINE void raise_peak(const Tile& tile, Row& row, const float* logits, int count) {
-        V highest = Simd::splat(-INFINITY);
-        int i = 0;
-        for (; i + kWidth <= count; i += kWidth) highest = Simd::larger(Simd::load(logits + i), highest);
-        float most_seen = Simd::largest(highest);
-        for (; i < count; ++i) most_seen = logits[i] > most_seen ? logits[i] : most_seen;
-        const double peak = static_cast<double>(most_seen * tile.scale);
+        const double peak = static_cast<double>(L::largest(logits, count) * tile.scale);
         if (!(peak > row.peak)) return;
         const double shrink = exp2(row.peak - peak);
         row.peak = peak;
@@ -332,13 +282,5 @@ struct Floor {
         return kPairs * sizeof(float) + round_up(Product::group_bytes(head_size), 64) + Product::block_bytes(head_size);
     }
 };
-
-template <class Product, class Source>
-constexpr Kernel kernel() {
-    using M = Moments<Product, Source>;
-    using F = Floor<Product>;
-    return {M::kRows, Product::block_keys, M::packed_bytes,  M::pack,       M::scratch_bytes,
-            M::tile,  F::kPairs,           F::scratch_bytes, F::products, F::exponentials};
-}
 
 }  // namespace

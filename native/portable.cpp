@@ -1,6 +1,6 @@
 // Plain vectors of four floats: SSE2 on x86-64, NEON on arm64, ordinary code elsewhere.
 #include "instruction_sets.hpp"
-#include "moments.hpp"
+#include "kernel.hpp"
 #include "products.hpp"
 
 namespace {

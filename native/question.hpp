@@ -26,6 +26,15 @@ struct Question {
     int32_t threads;
 };
 
+// Causal attention: each row's softmax over the keys up to its own, times their values.
+struct Attention {
+    Question rows;         // all but distances, skip_first, mass and square
+    const void* v;         // [windows, keys, key_heads, value_size], of the type of q and k
+    void* output;          // [windows, rows, query_heads, value_size], of the same type, contiguous
+    int64_t v_strides[4];
+    int64_t value_size;
+};
+
 // A question with its rows and distances in the order in which a tile meets them.
 struct Plan {
     Question question;
@@ -44,6 +53,12 @@ struct Kernel {
                  void* packed);
     size_t (*scratch_bytes)(const Question&);
     void (*tile)(const Plan&, int64_t window, int64_t key_head, int64_t first, const void* packed, void* scratch);
+    size_t (*packed_values_bytes)(const Attention&);
+    void (*pack_values)(const Attention&, int64_t window, int64_t key_head, int64_t first_key, int64_t last_key,
+                        void* packed);
+    size_t (*attend_scratch_bytes)(const Attention&);
+    void (*attend_tile)(const Attention&, const Plan&, int64_t window, int64_t key_head, int64_t first,
+                        const void* packed_keys, const void* packed_values, void* scratch);
     // the least arithmetic of `floor_pairs` pairs, `repeats` times, in two parts
     int64_t floor_pairs;
     size_t (*floor_scratch_bytes)(int64_t head_size);

@@ -1,4 +1,4 @@
-"""Row moments on the CPU by the compiled library: where it is, and which of its instruction sets answers."""
+"""Row moments, and attention itself, on the CPU by the compiled library: where it is, which instruction set answers."""
 
 import ctypes
 import logging
@@ -32,6 +32,17 @@ class _Question(ctypes.Structure):
     ]
 
 
+class _Attention(ctypes.Structure):
+    """``Attention`` of native/question.hpp, field by field."""
+
+    _fields_ = [
+        ("rows", _Question),
+        *((name, ctypes.c_void_p) for name in ("v", "output")),
+        ("v_strides", ctypes.c_int64 * 4),
+        ("value_size", ctypes.c_int64),
+    ]
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
     if not LIBRARY.exists():
@@ -40,13 +51,14 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         raise RuntimeError(f"{LIBRARY} cannot be loaded here ({error}); install longattn again") from error
-    library.longattn_question_bytes.restype = ctypes.c_int64
+    library.longattn_struct_bytes.restype = ctypes.c_int64
     library.longattn_instruction_set.restype = ctypes.c_char_p
     library.longattn_instruction_set.argtypes = [ctypes.c_int32]
     library.longattn_row_moments.argtypes = [ctypes.POINTER(_Question), ctypes.c_char_p]
+    library.longattn_attend.argtypes = [ctypes.POINTER(_Attention), ctypes.c_char_p]
     library.longattn_floor.restype = ctypes.c_int64
     library.longattn_floor.argtypes = [ctypes.c_char_p, *(getattr(ctypes, f"c_int{b}") for b in (32, 64, 32, 32, 64))]
-    if library.longattn_question_bytes() != ctypes.sizeof(_Question):
+    if library.longattn_struct_bytes() != ctypes.sizeof(_Attention):
         raise RuntimeError(f"{LIBRARY} was built from other sources than this Python; install longattn again")
     return library
 
@@ -70,9 +82,9 @@ def isa() -> str | None:
     return asked
 
 
-def suits(q: Tensor, k: Tensor) -> bool:
+def suits(*tensors: Tensor) -> bool:
     """Whether these tensors can be answered here: the library is built, they are on the CPU and not float64."""
-    for tensor in (q, k):
+    for tensor in tensors:
         if tensor.device.type != "cpu" or tensor.dtype not in ACCEPTED:
             return False
     if _library() is None:
@@ -112,10 +124,51 @@ def row_moments(
     Raises ``RuntimeError`` where the library was not built, ``ValueError`` for tensors that are not on the CPU, for
     float64 and for an unknown ``LONGATTN_ISA``.
     """
+    library, name = _ready(q_BRHK, k_BTGK)
+    working = torch.bfloat16 if q_BRHK.dtype == k_BTGK.dtype == torch.bfloat16 else torch.float32
+    q_BRHK, k_BTGK = q_BRHK.to(working), k_BTGK.to(working)
+    (B, R, H, _), T = q_BRHK.shape, k_BTGK.shape[1]
+
+    positions_R = positions_R.to(torch.int64).contiguous()
+    distances_D = torch.tensor([min(distance, T) for distance in distances])
+    mass_BHRD, square_BHRD = (torch.empty(B, H, R, len(distances), dtype=torch.float64) for _ in range(2))
+    outputs = (distances_D.data_ptr(), mass_BHRD.data_ptr(), square_BHRD.data_ptr())
+    question = _question(q_BRHK, k_BTGK, positions_R, outputs, len(distances), min(skip_first, T), scale)
+    if library.longattn_row_moments(ctypes.byref(question), name) == NO_MEMORY:
+        raise _no_memory("keys", k_BTGK)
+    return mass_BHRD, square_BHRD
+
+
+def attend(q_BRHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, positions_R: Tensor, scale: float) -> Tensor:
+    """Causal attention, [B, R, H, V] in the type of ``q``, on as many threads as torch uses; the same for any number.
+
+    Each row's softmax over the keys up to its own, times their values. Sums are float32; with bfloat16 inputs the
+    weights are rounded to bfloat16 before the product with the values, as flash attention does it. Raises as
+    :func:`row_moments`.
+    """
+    library, name = _ready(q_BRHK, k_BTGK, v_BTGV)
+    wanted = q_BRHK.dtype
+    working = torch.bfloat16 if wanted == k_BTGK.dtype == v_BTGV.dtype == torch.bfloat16 else torch.float32
+    q_BRHK, k_BTGK, v_BTGV = q_BRHK.to(working), k_BTGK.to(working), v_BTGV.to(working)
+    positions_R = positions_R.to(torch.int64).contiguous()
+    output_BRHV = torch.empty(*q_BRHK.shape[:3], v_BTGV.shape[3], dtype=working)
+    attention = _Attention(
+        _question(q_BRHK, k_BTGK, positions_R, (None, None, None), 0, 0, scale),
+        *(v_BTGV.data_ptr(), output_BRHV.data_ptr()),
+        (ctypes.c_int64 * 4)(*v_BTGV.stride()),
+        v_BTGV.shape[3],
+    )
+    if library.longattn_attend(ctypes.byref(attention), name) == NO_MEMORY:
+        raise _no_memory("keys and values", k_BTGK)
+    return output_BRHV.to(wanted)
+
+
+def _ready(*tensors: Tensor) -> tuple[ctypes.CDLL, bytes]:
+    """The library and the instruction set that answers."""
     library, name = _library(), isa()
     if library is None or name is None:
         raise RuntimeError(f"backend='native' was not built when longattn was installed. {_REMEDY}")
-    for tensor in (q_BRHK, k_BTGK):
+    for tensor in tensors:
         if tensor.device.type != "cpu":
             raise ValueError(f"backend='native' takes tensors on the CPU, got one on {tensor.device}")
         if tensor.dtype not in ACCEPTED:
@@ -123,20 +176,30 @@ def row_moments(
                 f"backend='native' works in float32 and takes {', '.join(str(d)[6:] for d in ACCEPTED)}, "
                 f"got {str(tensor.dtype)[6:]}; backend='blocked' works in float64"
             )
-    working = torch.bfloat16 if q_BRHK.dtype == k_BTGK.dtype == torch.bfloat16 else torch.float32
-    q_BRHK, k_BTGK = q_BRHK.to(working), k_BTGK.to(working)
-    (B, R, H, K), (T, G) = q_BRHK.shape, k_BTGK.shape[1:3]
+    return library, name.encode()
 
-    positions_R = positions_R.to(torch.int64).contiguous()
-    distances_D = torch.tensor([min(distance, T) for distance in distances])
-    mass_BHRD, square_BHRD = (torch.empty(B, H, R, len(distances), dtype=torch.float64) for _ in range(2))
-    question = _Question(
-        *(t.data_ptr() for t in (q_BRHK, k_BTGK, positions_R, distances_D, mass_BHRD, square_BHRD)),
-        *((ctypes.c_int64 * 4)(*t.stride()) for t in (q_BRHK, k_BTGK)),
-        *(B, R, T, H, G, K, len(distances), min(skip_first, T)),
+
+def _question(
+    q_BRHK: Tensor,
+    k_BTGK: Tensor,
+    positions_R: Tensor,
+    outputs: tuple[int | None, int | None, int | None],
+    num_distances: int,
+    skip_first: int,
+    scale: float,
+) -> _Question:
+    """``outputs`` are where distances, mass and square lie; the tensors have to outlive the question."""
+    (B, R, H, K), (T, G) = q_BRHK.shape, k_BTGK.shape[1:3]
+    return _Question(
+        *(tensor.data_ptr() for tensor in (q_BRHK, k_BTGK, positions_R)),
+        *outputs,
+        *((ctypes.c_int64 * 4)(*tensor.stride()) for tensor in (q_BRHK, k_BTGK)),
+        *(B, R, T, H, G, K, num_distances, skip_first),
         scale,
-        *(DTYPES[working], torch.get_num_threads()),
+        *(DTYPES[q_BRHK.dtype], torch.get_num_threads()),
     )
-    if library.longattn_row_moments(ctypes.byref(question), name.encode()) == NO_MEMORY:
-        raise MemoryError(f"no memory for the packed keys of {B} windows of {T} tokens with {G} key heads of {K}")
-    return mass_BHRD, square_BHRD
+
+
+def _no_memory(what: str, k_BTGK: Tensor) -> MemoryError:
+    B, T, G, K = k_BTGK.shape
+    return MemoryError(f"no memory for the packed {what} of {B} windows of {T} tokens with {G} key heads of {K}")

@@ -19,7 +19,6 @@ import torch
 import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_MAPPING,
@@ -30,6 +29,7 @@ from transformers import (
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from longattn.attention import attend
 from longattn.errors import ModelError
 from longattn.models.base import Heads, LayerAttention, Model, Predictions, Visit, check_finite, check_tokens
 from longattn.models.checkpoint import Checkpoint
@@ -369,11 +369,10 @@ def _attend(
         pending.layers.remove(layer)
     if pending.ends and not pending.layers:
         raise _Finished
-    grouped = query.shape[1] != key.shape[1]
-    output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+    output_BTHV = attend(*(tensor.transpose(1, 2) for tensor in (query, key, value)), scale=scale)
     for head in pending.masked.get(layer, ()):
-        output[:, head] = _mean_so_far(value[:, head * value.shape[1] // query.shape[1]])
-    return output.transpose(1, 2).contiguous(), None
+        output_BTHV[:, :, head] = _mean_so_far(value[:, head * value.shape[1] // query.shape[1]])
+    return output_BTHV.contiguous(), None
 
 
 def _mean_so_far(value: Float[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
