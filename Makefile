@@ -37,7 +37,7 @@ browser: $(VENV)/.dev
 
 # faults, injected many times over: what `make test` does a bounded number of; ends with a table
 torture: $(VENV)/.dev $(VENV)/.run
-	$(VENV)/bin/pytest --torture tests/torture
+	$(VENV)/bin/pytest --torture $(SPREAD) tests/torture
 
 # readers of what others wrote, driven by atheris: FUZZ="--seconds 600 jsonl parquet" for these two, ten minutes each
 fuzz: $(VENV)/.dev

@@ -40,6 +40,7 @@ SECTIONS = (
     ),
     Section("prepare", "Queries and keys of layer 0", ("prepare.py",), ("--lengths", "2048", "--rounds", "5")),
     Section("window", "One window, exact", ("one_window.py", "--length", "32768", "--dtype", "bfloat16")),
+    Section("forward", "Forward passes", ("forward_pass.py",), ("--lengths", "512", "--rounds", "2")),
     Section("sampling", "Sampled rows and refinement", ("sampling.py",)),
     Section("select", "Selection", ("select_rows.py", "--rows", "1000000"), ("--rows", "50000", "--units", "20")),
     Section("end-to-end", "A whole measure beside its stages", ("end_to_end.py", "--dtype", "bfloat16")),
