@@ -46,12 +46,19 @@ class Case(NamedTuple):
     model: str
     length: int
     dtype: str
-    distances: tuple[int, ...]
 
     @property
     def pairs(self) -> float:
         """Causal (query, key) pairs of all query heads."""
         return MODELS[self.model].query * self.length * (self.length + 1) / 2
+
+
+class Entry(NamedTuple):
+    """What is timed."""
+
+    distances: int
+    """How many, log-spaced."""
+    kernel: str
 
 
 Kernel = Callable[[Tensor, Tensor, tuple[int, ...]], Any]
@@ -146,14 +153,14 @@ def contenders(isas: list[str], slow: bool, one_distance: bool) -> dict[str, Ker
     return found
 
 
-def agrees(kernel: Kernel, model: str, dtype: str, distances: int) -> bool:
+def agrees(kernel: Kernel, model: str, dtype: str, count: int) -> bool:
     """Whether a kernel equals the float64 formula on 300 tokens with the model's heads."""
-    case = Case(model, 300, dtype, log_spaced(300, distances))
-    q, k = draw(case)
-    law = backend("reference")(q, k, case.distances)
+    q, k = draw(Case(model, 300, dtype))
+    distances = log_spaced(300, count)
+    law = backend("reference")(q, k, distances)
     # torch's flash attention rounds its weights, though not its sums, to bfloat16; the dense way rounds its products
     bound = 1e-3 if kernel is flash else 2e-2 if kernel is dense and dtype == "bfloat16" else 1e-5
-    pairs = zip(kernel(q, k, case.distances), law, strict=True)
+    pairs = zip(kernel(q, k, distances), law, strict=True)
     return all(bool(((ours - right).abs() <= bound * (right.abs() + 1e-6)).all()) for ours, right in pairs)
 
 
@@ -168,18 +175,19 @@ def floor(case: Case, isa: str) -> float:
         return seconds
 
 
-def measure(case: Case, kernels: dict[str, Kernel], isas: list[str], seconds: float) -> list[dict[str, Any]]:
+def measure(case: Case, kernels: dict[Entry, Kernel], isas: list[str], seconds: float) -> list[dict[str, Any]]:
     """One row per contender: nanoseconds per pair by the clock and by processor time, the best of all rounds."""
     q, k = draw(case)
     clock, cpu = dict.fromkeys(kernels, math.inf), dict.fromkeys(kernels, math.inf)
     least = dict.fromkeys(isas, math.inf)
     began = time.perf_counter()
     for round_number in itertools.count():
-        for name, kernel in kernels.items():
+        for entry, kernel in kernels.items():
+            distances = log_spaced(case.length, entry.distances)
             clock_start, cpu_start = time.perf_counter(), time.process_time()
-            kernel(q, k, case.distances)
-            clock[name] = min(clock[name], time.perf_counter() - clock_start)
-            cpu[name] = min(cpu[name], (time.process_time() - cpu_start) / torch.get_num_threads())
+            kernel(q, k, distances)
+            clock[entry] = min(clock[entry], time.perf_counter() - clock_start)
+            cpu[entry] = min(cpu[entry], (time.process_time() - cpu_start) / torch.get_num_threads())
         # torch's threads go on spinning for a while, which would count as the floor's processor time
         time.sleep(0.2)
         for isa in isas:
@@ -187,12 +195,15 @@ def measure(case: Case, kernels: dict[str, Kernel], isas: list[str], seconds: fl
         if time.perf_counter() - began > seconds and round_number >= 1:
             break
     rows = []
-    for name in kernels:
-        row = {**case._asdict(), "distances": len(case.distances), "kernel": name, "ms": clock[name] * 1e3}
-        row |= {"ns_per_pair": clock[name] / case.pairs * 1e9, "cpu_ns_per_pair": cpu[name] / case.pairs * 1e9}
-        isa = name.removeprefix("native ")
+    for entry in kernels:
+        row = {**case._asdict(), **entry._asdict(), "ms": clock[entry] * 1e3}
+        row |= {"ns_per_pair": clock[entry] / case.pairs * 1e9, "cpu_ns_per_pair": cpu[entry] / case.pairs * 1e9}
+        isa = entry.kernel.removeprefix("native ")
         if isa in least:
             row["floor_cpu_ns"] = least[isa] / case.pairs * 1e9
+            single = cpu.get(entry._replace(distances=1))
+            if entry.distances > 1 and single:
+                row["cpu_beside_one_distance"] = cpu[entry] / single
         rows.append(row)
     return rows
 
@@ -231,22 +242,22 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
-    for model, dtype, count in itertools.product(options.models, options.dtypes, options.distances):
-        for length in options.lengths:
-            case = Case(model, length, dtype, log_spaced(length, count))
-            if case.pairs > options.most_pairs:
-                continue
-            kernels = contenders(options.isas, length <= options.slow_up_to, count == 1)
-            for name in [name for name, kernel in kernels.items() if not agrees(kernel, model, dtype, count)]:
-                refused = {
-                    **case._asdict(),
-                    "distances": count,
-                    "kernel": f"{name}: differs from the formula, not timed",
-                }
-                rows.append(refused)
-                del kernels[name]
-            rows += measure(case, kernels, options.isas, options.seconds)
-            print(f"{model} {dtype} {length} {count}", file=sys.stderr, flush=True)
+    for model, dtype, length in itertools.product(options.models, options.dtypes, options.lengths):
+        case = Case(model, length, dtype)
+        if case.pairs > options.most_pairs:
+            continue
+        # all in turns, so that a price beside another's is one of the same minutes
+        kernels = {
+            Entry(count, name): kernel
+            for count in options.distances
+            for name, kernel in contenders(options.isas, length <= options.slow_up_to, count == 1).items()
+        }
+        for entry in [entry for entry, kernel in kernels.items() if not agrees(kernel, model, dtype, entry.distances)]:
+            refused = f"{entry.kernel}: differs from the formula, not timed"
+            rows.append({**case._asdict(), **entry._replace(kernel=refused)._asdict()})
+            del kernels[entry]
+        rows += measure(case, kernels, options.isas, options.seconds)
+        print(f"{model} {dtype} {length}", file=sys.stderr, flush=True)
     compare_with_floor(rows)
     publish(rows, options.json, threads=torch.get_num_threads(), isa=native.isa())
 

@@ -4,12 +4,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from longattn import settings
 from longattn.asking import TOKENS_AT_ONCE, batch_at, look, look_at_all, look_together
 from longattn.models import load_model, resolve
 from longattn.records import Window
 from longattn.scorers import Ask, ShortContext, WholeWindow
+from longattn.scorers.prolong import ChunkPairs
 
 LENGTH = 48
 
@@ -73,6 +75,25 @@ def test_a_short_context_predicts_every_later_token_from_what_is_just_before_it(
     whole = Window("d", "s", 12, window.tokens[12:40], 0, 28, 28)
     alone = look([Ask(contexts=(WholeWindow(),))], model, whole)[0].predictions[WholeWindow()][0]
     np.testing.assert_allclose(scores[1].log_probs, alone.log_probs[15:], rtol=1e-4, atol=1e-4)
+
+
+def test_excerpts_that_begin_alike_send_their_beginning_through_the_model_once(model, window, monkeypatch):
+    calls = []
+    original = type(model).predictions
+
+    def noting(self, tokens, first=1, **options):
+        calls.append((tuple(tokens.shape), options["shared"]))
+        return original(self, tokens, first, **options)
+
+    monkeypatch.setattr(type(model), "predictions", noting)
+    context = ChunkPairs(chunk=16, pairs=None, seed=0)
+    (seen,) = look([Ask(contexts=(context,))], model, window)
+    later = LENGTH // 16 - 1
+    # the last beginning has one excerpt, which shares it with none
+    assert calls == [((rows, 32), 16 if rows > 1 else 0) for rows in range(later, 0, -1)]
+    for excerpt, scores in zip(context.excerpts(window), seen.predictions[context], strict=True):
+        alone = original(model, torch.from_numpy(excerpt.tokens.astype(np.int64))[None], excerpt.first)
+        np.testing.assert_allclose(scores.log_probs, alone.log_probs[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_window_no_longer_than_the_context_has_no_excerpt(model, window):

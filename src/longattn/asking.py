@@ -234,21 +234,22 @@ def _predict(
 ) -> list[list[TokenScores]]:
     """Predictions for each excerpt of each window; ``layers`` are shown on the way, if the excerpts are the windows."""
     excerpts = [(w, excerpt) for w, window in enumerate(windows) for excerpt in context.excerpts(window)]
-    shapes: dict[tuple[int, int, int], list[int]] = {}
+    alike: dict[tuple[int, int, int, bytes], list[int]] = {}
     for i, (w, excerpt) in enumerate(excerpts):
-        length = len(excerpt.tokens)
+        length, beginning = len(excerpt.tokens), excerpt.tokens[: excerpt.shared].tobytes()
         # those of one window have the same place whatever the window is measured beside
-        alone = w if (length + model.prefix) % EVEN else -1
-        shapes.setdefault((length, excerpt.first, alone), []).append(i)
+        alone = w if excerpt.shared or (length + model.prefix) % EVEN else -1
+        alike.setdefault((length, excerpt.first, alone, beginning), []).append(i)
     scores: dict[int, TokenScores] = {}
-    for (length, first, _), members in shapes.items():
-        at_once = max(1, TOKENS_AT_ONCE // length)
+    for (length, first, _, _), members in alike.items():
+        shared = excerpts[members[0]][1].shared if len(members) > 1 else 0
+        at_once = max(1, (TOKENS_AT_ONCE - shared) // (length - shared))
         for start in range(0, len(members), at_once):
             batch = members[start : start + at_once]
             tokens_BT = _batch([excerpts[i][1].tokens for i in batch], model)
             asked, visit, rows = _visit(layers, model) if layers else ([], None, None)
             log_probs_BS, hits_BS = model.predictions(
-                tokens_BT, first, masked_heads=context.masked_heads, layers=asked, visit=visit, rows=rows
+                tokens_BT, first, shared=shared, masked_heads=context.masked_heads, layers=asked, visit=visit, rows=rows
             )
             for row, i in enumerate(batch):
                 scores[i] = TokenScores(log_probs_BS[row].cpu().numpy(), hits_BS[row].cpu().numpy())

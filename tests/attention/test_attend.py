@@ -157,6 +157,15 @@ def test_attend_takes_any_type_and_any_build(dtype, generator, monkeypatch):
         assert ((found.double() - expected).abs() <= tolerance * size).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rows_are_those_of_the_last_tokens(dtype, generator):
+    k, v = (draw(1, 200, 2, 8, generator=generator, dtype=dtype) for _ in range(2))
+    q = draw(1, 200, 4, 8, generator=generator, dtype=dtype)
+    whole = attend(q, k, v, scale=0.5)
+    for rows in (1, 7, 130):
+        torch.testing.assert_close(attend(q[:, -rows:], k, v, scale=0.5), whole[:, -rows:], rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_go_through_torch(generator, monkeypatch):
     monkeypatch.setattr(native, "attend", SimpleNamespace())  # cannot be called
     q, k, v = (draw(1, 5, 1, 4, generator=generator).requires_grad_() for _ in range(3))

@@ -67,6 +67,9 @@ def test_predictions_are_those_of_the_same_tokens_behind_a_bos(folder, tokens):
         )
         torch.testing.assert_close(found.log_probs, expected.log_probs)
         assert torch.equal(found.hits, expected.hits)
+    alike = tokens.clone()
+    alike[:, :5] = alike[0, :5]
+    torch.testing.assert_close(model.predictions(alike, 6, shared=5), model.predictions(alike, 6))
     assert not torch.allclose(model.predictions(tokens).log_probs, plain.predictions(tokens).log_probs, atol=1e-2)
     seen: list[LayerAttention] = []
     model.predictions(tokens, layers=(1,), visit=seen.append, rows=torch.tensor([3]))

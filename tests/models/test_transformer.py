@@ -254,3 +254,54 @@ def test_first_must_leave_something_to_predict(make_folder):
     for first in (0, 8):
         with pytest.raises(ValueError, match="first must be from 1 to 7"):
             model.predictions(tokens_like((1, 8)), first)
+
+
+def tokens_that_share(rows: int, shared: int, length: int = 24) -> torch.Tensor:
+    tokens = tokens_like((rows, length))
+    tokens[:, :shared] = tokens[0, :shared]
+    return tokens
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt2", "gpt_neox", "opt", "phi3", "mixtral", "deepseek_v3"])
+@pytest.mark.parametrize(("shared", "first"), [(1, 2), (8, 9), (8, 20), (22, 23)])
+def test_tokens_that_rows_share_go_through_the_model_once(make_folder, model_type, shared, first):
+    model = load(make_folder(model_type, **READABLE[model_type]), (), predicts=True)
+    tokens, seen = tokens_that_share(3, shared), []
+    expected = model.predictions(tokens, first)
+    assert model._can_share
+    model.module.get_input_embeddings().register_forward_hook(lambda _, given, __: seen.append(given[0].numel()))
+    found = model.predictions(tokens, first, shared=shared)
+    assert seen == [shared, 3 * (24 - shared)]
+    torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.hits, expected.hits)
+
+
+def test_masked_heads_attend_to_shared_keys_too(make_folder):
+    model, tokens = load(make_folder("llama"), (), predicts=True), tokens_that_share(2, 9)
+    masked = frozenset({(0, 1), (2, 0), (2, 5)})
+    found, expected = (model.predictions(tokens, 10, shared=shared, masked_heads=masked) for shared in (9, 0))
+    torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_knows_no_positions_reads_every_row_whole(make_folder):
+    model, tokens = load(make_folder("llama"), (), predicts=True), tokens_that_share(2, 9)
+    expected = model.predictions(tokens, 10)
+
+    def forget(_, arguments, options):
+        options.pop("position_ids", None)
+        return arguments, options
+
+    model.module.register_forward_pre_hook(forget, with_kwargs=True)
+    assert not model._can_share
+    assert torch.equal(model.predictions(tokens, 10, shared=9).log_probs, expected.log_probs)
+
+
+def test_what_cannot_be_shared_is_refused(make_folder):
+    model, tokens = load(make_folder("llama"), (), predicts=True), tokens_that_share(2, 9)
+    for shared in (-1, 10):
+        with pytest.raises(ValueError, match="shared must be from 0 to 9"):
+            model.predictions(tokens, 10, shared=shared)
+    with pytest.raises(ValueError, match="the same in all rows"):
+        model.predictions(tokens, 12, shared=11)
+    with pytest.raises(ValueError, match="no layer can be visited"):
+        model.predictions(tokens, 10, shared=9, layers=(1,), visit=lambda _: None)

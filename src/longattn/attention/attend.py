@@ -9,9 +9,11 @@ from longattn.attention import native
 
 
 def attend(
-    q: Float[Tensor, "B T H K"], k: Float[Tensor, "B T G K"], v: Float[Tensor, "B T G V"], scale: float
-) -> Float[Tensor, "B T H V"]:
+    q: Float[Tensor, "B R H K"], k: Float[Tensor, "B T G K"], v: Float[Tensor, "B T G V"], scale: float
+) -> Float[Tensor, "B R H V"]:
     """Softmax of ``scale * q·k`` over the keys up to each row's own, times their values; in the type of the inputs.
+
+    The rows are those of the last R of the T tokens.
 
     On a CPU the native kernel answers where it was built and no gradient is wanted, since torch's own takes several
     times as long there. Both sum in float32 or wider, and round weights to the type of the values.
@@ -22,8 +24,12 @@ def attend(
     """
     wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
     if not wants_gradient and native.suits(q, k, v):
-        return native.attend(q, k, v, torch.arange(q.shape[1]), scale)
+        return native.attend(q, k, v, torch.arange(k.shape[1] - q.shape[1], k.shape[1]), scale)
     query, key, value = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    grouped = q.shape[2] != k.shape[2]
-    output_BHTV = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
-    return output_BHTV.transpose(1, 2)
+    rows, keys = q.shape[1], k.shape[1]
+    # torch counts rows from the first token, whatever is before them
+    mask = None if rows == keys else torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+    output_BHRV = scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[2] != k.shape[2]
+    )
+    return output_BHRV.transpose(1, 2)

@@ -134,6 +134,7 @@ class Model(ABC):
         tokens: Int[Tensor, "B T"],
         first: int = 1,
         *,
+        shared: int = 0,
         masked_heads: Heads = frozenset(),
         layers: Sequence[int] = (),
         visit: Visit | None = None,
@@ -141,9 +142,11 @@ class Model(ABC):
     ) -> Predictions:
         """Predictions of the tokens from ``first`` on, each from all before it, in one forward pass.
 
-        ``masked_heads`` attend to all their keys alike, so that they tell nothing of the content. ``visit`` is called
-        for ``layers`` as in :meth:`queries_and_keys`. Raises ``ValueError`` for a model that was loaded without its
-        head, for ``first`` outside [1, T), and for heads that the model does not have.
+        The first ``shared`` tokens are the same in all rows, and go through the model once where it can do that; no
+        layers can be visited then. ``masked_heads`` attend to all their keys alike, so that they tell nothing of the
+        content. ``visit`` is called for ``layers`` as in :meth:`queries_and_keys`. Raises ``ValueError`` for a model
+        that was loaded without its head, for ``first`` outside [1, T), for ``shared`` outside [0, first), for tokens
+        that are not shared, and for heads that the model does not have.
         """
 
 

@@ -39,6 +39,7 @@ class WithBos(Model):
         tokens: Int[Tensor, "B T"],
         first: int = 1,
         *,
+        shared: int = 0,
         masked_heads: Heads = frozenset(),
         layers: Sequence[int] = (),
         visit: Visit | None = None,
@@ -50,6 +51,7 @@ class WithBos(Model):
         return self.inner.predictions(
             self._behind_bos(tokens),
             first + 1,
+            shared=shared and shared + 1,
             masked_heads=masked_heads,
             layers=layers,
             visit=None if visit is None else _in_the_window(visit, rows),

@@ -85,6 +85,7 @@ class FirstLayer(Model):
         tokens: Int[Tensor, "B T"],
         first: int = 1,
         *,
+        shared: int = 0,
         masked_heads: Heads = frozenset(),
         layers: Sequence[int] = (),
         visit: Visit | None = None,

@@ -12,7 +12,8 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -82,6 +83,7 @@ class AnyLayer(Model):
         tokens: Int[Tensor, "B T"],
         first: int = 1,
         *,
+        shared: int = 0,
         masked_heads: Heads = frozenset(),
         layers: Sequence[int] = (),
         visit: Visit | None = None,
@@ -92,14 +94,41 @@ class AnyLayer(Model):
             raise ValueError("the model was loaded without its head, for attention alone")
         if not 1 <= first < tokens.shape[1]:
             raise ValueError(f"first must be from 1 to {tokens.shape[1] - 1}, the last token, got {first}")
+        if not 0 <= shared < first:
+            raise ValueError(f"shared must be from 0 to {first - 1}, before the first token predicted, got {shared}")
+        if shared and (layers or not bool((tokens[:, :shared] == tokens[:1, :shared]).all())):
+            raise ValueError("shared tokens must be the same in all rows, and no layer can be visited beside them")
         masked = self._by_layer(masked_heads)
         pending = _Pending(set(layers), visit or _ignore, self._place(rows), masked)
-        return self._predict(self._checked(tokens, layers), first, pending)
+        tokens = self._checked(tokens, layers)
+        return self._predict(tokens, first, pending, shared if shared and self._can_share else 0)
 
-    def _predict(self, tokens: Int[Tensor, "B T"], first: int, pending: "_Pending") -> Predictions:
+    @cached_property
+    def _can_share(self) -> bool:
+        """Whether keys and values are all that tokens need of those before them, and the model takes positions.
+
+        Found out on a few tokens: not so where a layer has another memory than attention.
+        """
+        tokens = torch.arange(min(6, self.window, self.vocab_size), device=self.device)[None].repeat(2, 1)
+        if tokens.shape[1] < 4:
+            return False
+        tokens[1, 2:] = tokens[0, 2:].flip(0)
+        try:
+            once = self._predict(tokens, 3, _Pending(set(), _ignore, None), 2).log_probs
+        except (TypeError, ValueError, RuntimeError, ModelError):
+            return False
+        each = self._predict(tokens, 3, _Pending(set(), _ignore, None)).log_probs
+        return torch.allclose(once, each, rtol=1e-3, atol=1e-2)
+
+    def _predict(self, tokens: Int[Tensor, "B T"], first: int, pending: "_Pending", shared: int = 0) -> Predictions:
         """Predictions of tokens of any number, on the model's device."""
         assert self.head is not None, "loaded to predict"
-        hidden_BTC = self._run(tokens, pending)
+        if shared:
+            before = replace(pending, kept={})
+            self._run(tokens[:1, :shared], before)
+            hidden_BTC = self._run(tokens[:, shared:], replace(pending, before=before.kept), begins=shared)
+        else:
+            hidden_BTC = self._run(tokens, pending)
         assert hidden_BTC is not None, "nothing ends this forward pass early"
         wanted = tokens[:, first:].long()
         log_probs, hits = (
@@ -110,7 +139,7 @@ class AnyLayer(Model):
         for b, window in enumerate(wanted):
             for start in range(0, len(window), at_once):
                 part = slice(start, start + at_once)
-                logits_NV = self.head(hidden_BTC[b, first - 1 : -1][part]).float()
+                logits_NV = self.head(hidden_BTC[b, first - shared - 1 : -1][part]).float()
                 target_N1 = window[part, None]
                 log_probs[b, part] = logits_NV.log_softmax(1).gather(1, target_N1)[:, 0]
                 hits[b, part] = logits_NV.argmax(1) == target_N1[:, 0]
@@ -145,13 +174,14 @@ class AnyLayer(Model):
             )
         return tokens
 
-    def _run(self, tokens: Int[Tensor, "B T"], pending: "_Pending") -> Float[Tensor, "B T C"] | None:
-        """The last hidden states, or None if the forward pass ended before them."""
+    def _run(self, tokens: Int[Tensor, "B T"], pending: "_Pending", begins: int = 0) -> Float[Tensor, "B T C"] | None:
+        """The last hidden states of tokens from position ``begins`` on, or None if the pass ended before them."""
+        places = {"position_ids": torch.arange(begins, begins + tokens.shape[1], device=self.device)[None]}
         reset = _PENDING.set(pending)
         hidden = None
         try:
             with contextlib.suppress(_Finished):
-                hidden = self.module(input_ids=tokens.long(), use_cache=False)[0]
+                hidden = self.module(input_ids=tokens.long(), use_cache=False, **(places if begins else {}))[0]
         except ModelError as error:
             raise ModelError(f"{self.name}: {error}") from error
         finally:
@@ -334,6 +364,10 @@ class _Pending:
     """Heads of each layer that attend to all their keys alike."""
     ends: bool = False
     """Whether the forward pass ends when the last of the layers has been shown."""
+    kept: dict[int, tuple[Tensor, Tensor]] | None = None
+    """Where each layer's keys and values are put down, rotated, for those who come after these tokens."""
+    before: dict[int, tuple[Tensor, Tensor]] | None = None
+    """Keys and values of the tokens before all rows of the batch."""
 
 
 _PENDING: ContextVar[_Pending] = ContextVar("pending")
@@ -358,9 +392,14 @@ def _attend(
 ) -> tuple[Float[Tensor, "B T H V"], None]:
     """The attention function that ``transformers`` calls in place of its own."""
     pending = _PENDING.get()
+    layer = cast("int", module.layer_idx)
+    if pending.kept is not None:
+        pending.kept[layer] = (key, value)
+    if pending.before is not None:
+        old_key, old_value = (tensor.expand(len(key), -1, -1, -1) for tensor in pending.before[layer])
+        key, value = torch.cat([old_key, key], 2), torch.cat([old_value, value], 2)
     _check_call(module, key.shape[2], attention_mask, options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer = cast("int", module.layer_idx)
     if layer in pending.layers:
         rows = torch.arange(query.shape[2], device=query.device) if pending.rows is None else pending.rows
         q = query.transpose(1, 2)
@@ -371,7 +410,8 @@ def _attend(
         raise _Finished
     output_BTHV = attend(*(tensor.transpose(1, 2) for tensor in (query, key, value)), scale=scale)
     for head in pending.masked.get(layer, ()):
-        output_BTHV[:, :, head] = _mean_so_far(value[:, head * value.shape[1] // query.shape[1]])
+        means_BTV = _mean_so_far(value[:, head * value.shape[1] // query.shape[1]])
+        output_BTHV[:, :, head] = means_BTV[:, -query.shape[2] :]
     return output_BTHV.contiguous(), None
 
 

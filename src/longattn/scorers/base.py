@@ -34,6 +34,9 @@ class Excerpt(NamedTuple):
     """Shape [T]."""
     first: int
     """The first token that is predicted, from 1 to T - 1; each is predicted from all before it."""
+    shared: int = 0
+    """Tokens at the beginning, fewer than ``first``, that other excerpts of the window begin with as well: they go
+    through the model once for all of these."""
 
 
 class TokenScores(NamedTuple):

@@ -40,7 +40,10 @@ class ChunkPairs(Context):
         """One per pair, in the order of :meth:`drawn`."""
         chunks, first = _chunks(window, self.chunk), self.chunk + 1
         later, earlier = self.drawn(window)
-        return [Excerpt(np.concatenate([chunks[j], chunks[i]]), first) for i, j in zip(later, earlier, strict=True)]
+        return [
+            Excerpt(np.concatenate([chunks[j], chunks[i]]), first, shared=self.chunk)
+            for i, j in zip(later, earlier, strict=True)
+        ]
 
     def drawn(self, window: Window) -> tuple[Indices, Indices]:
         """Numbers of the later and of the earlier chunk of each pair, int64 [P], by later and then earlier chunk.
