@@ -133,7 +133,8 @@ def why(error: BaseException) -> str:
         keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         return f"the store refuses these credentials; set {keys} ({said})"
     if re.search(r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|TIMEOUT|HTTP status 5\d\d", said):
-        return f"no answer after {ATTEMPTS} attempts ({said})"
+        # fewer where the client has met so many refusals that it holds back
+        return f"no answer after {ATTEMPTS} attempts or fewer ({said})"
     return said
 
 

@@ -1,6 +1,7 @@
 """Parquet: columns of every kind that can hold text, bad rows, bad files, splits by row group."""
 
 import random
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -196,6 +197,18 @@ def test_a_column_name_that_is_not_utf8_is_a_file_that_cannot_be_read(write_tabl
     path.write_bytes(data[:at] + b"\x8dther" + data[at + 5 :])
     [found] = read(path)
     assert (found.reason, found.position) == ("unreadable", 0)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["schema", "row group"])
+def test_a_column_that_the_schema_does_not_have_is_a_file_that_cannot_be_read(write_table, read, place):
+    path = write_table(text=["one text"] * 40)
+    content = bytearray(path.read_bytes())
+    found = [match.start() for match in re.finditer(rb"(?<!one )text", content)]
+    assert len(found) == 2
+    content[found[place]] = ord("v")
+    path.write_bytes(content)
+    [damaged] = read(path)
+    assert (damaged.reason, "the schema has no column" in damaged.detail) == ("unreadable", True)
 
 
 def test_a_page_that_fails_leaves_the_rows_before_it(write_table):

@@ -172,12 +172,17 @@ def _column_type(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def _dictionary_columns(meta: pq.FileMetaData, groups: range) -> list[str]:
-    """Columns of strings in which a value may be stored once for many rows, and must not be copied for each of them."""
-    found = set()
+    """Columns of strings in which a value may be stored once for many rows, and must not be copied for each of them.
+
+    Raises ``pa.ArrowInvalid`` for one that the schema does not have, which pyarrow takes for a mistake of the caller.
+    """
+    found, known = set(), set(meta.schema.names)
     for group in map(meta.row_group, groups):
         for column in map(group.column, range(group.num_columns)):
             nested = "." in column.path_in_schema
             if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY" and not nested:
+                if column.path_in_schema not in known:
+                    raise pa.ArrowInvalid(f"the schema has no column {column.path_in_schema!r}, which a row group has")
                 found.add(column.path_in_schema)
     return sorted(found)
 
