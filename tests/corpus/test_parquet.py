@@ -118,7 +118,8 @@ def test_only_the_needed_columns_are_read(write_table, read, monkeypatch):
     )
     file = write_table(text=["a"], id=["x"], huge=["y"], kind=["z"])
     read(file, fields=("kind",))
-    assert seen == [["id", "kind", "text"]]
+    # one row to see whether the file is damaged, then all
+    assert seen == [["id", "kind", "text"]] * 2
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 3000, 10**9])
@@ -146,8 +147,9 @@ def test_a_batch_holds_few_long_rows(write_table, read, monkeypatch):
     )
     read(write_table(text=["a"] * 5000))
     read(write_table("b.parquet", text=[str(n) * 3_000_000 for n in range(4)]))
-    assert sizes[0] == 1024
-    assert sizes[1] <= 3
+    # one row to see whether the file is damaged comes first
+    assert sizes[:3] == [1, 1024, 1]
+    assert sizes[3] <= 3
 
 
 def test_memory_does_not_grow_with_the_row_group(write_table, read):
@@ -188,27 +190,32 @@ def test_mutated_files_end_in_rejects_and_never_in_an_exception(write_table, rea
         assert len(records) == 300 or isinstance(records[-1], Reject), (kind, where)
 
 
-def test_a_column_name_that_is_not_utf8_is_a_file_that_cannot_be_read(write_table, read):
-    """In the footer's list of chunks, not in its schema; found by fuzzing."""
+@pytest.mark.parametrize("name", [b"text", b"other"])
+def test_a_column_name_that_is_not_utf8_is_no_exception(write_table, read, name):
+    """In the footer's list of chunks, not in its schema, which counts; found by fuzzing."""
     path = write_table(text=["a"], other=["b"])
     data = path.read_bytes()
     # the last place of a name is in the list of chunks
-    at = data.rindex(b"other")
-    path.write_bytes(data[:at] + b"\x8dther" + data[at + 5 :])
+    at = data.rindex(name)
+    path.write_bytes(data[:at] + b"\x8d" + data[at + 1 :])
     [found] = read(path)
-    assert (found.reason, found.position) == ("unreadable", 0)
+    assert isinstance(found, Document)
+    assert found.text == "a"
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["schema", "row group"])
-def test_a_column_that_the_schema_does_not_have_is_a_file_that_cannot_be_read(write_table, read, place):
+def test_a_name_that_differs_between_schema_and_row_group_is_no_exception(write_table, read):
+    """Found by changed files: pyarrow takes it for a mistake of the caller. What the schema says counts."""
     path = write_table(text=["one text"] * 40)
     content = bytearray(path.read_bytes())
     found = [match.start() for match in re.finditer(rb"(?<!one )text", content)]
     assert len(found) == 2
-    content[found[place]] = ord("v")
-    path.write_bytes(content)
-    [damaged] = read(path)
-    assert (damaged.reason, "the schema has no column" in damaged.detail) == ("unreadable", True)
+    for place, reasons in ((0, {"missing_text"}), (1, set())):
+        changed = content.copy()
+        changed[found[place]] = ord("v")
+        path.write_bytes(changed)
+        records = read(path)
+        assert {record.reason for record in records if isinstance(record, Reject)} == reasons
+        assert len(records) == (1 if reasons else 40)
 
 
 def test_a_page_that_fails_leaves_the_rows_before_it(write_table):

@@ -194,8 +194,9 @@ def test_changed_files_end_in_documents_and_rejects(trials, tmp_path):
             suffix = random.choice(sorted(good))
             names.append(tmp_path / f"{i}{suffix}")
             names[-1].write_bytes(mutated(good[suffix], random))
-        done, said = read_in_child(names)
+        done, told = read_in_child(names)
         passed += done
+        said += told if done < len(names) else ""
         for name in names:
             name.unlink()
     assert passed == number, said

@@ -115,7 +115,7 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
                 buffer_size=files.FETCH_BYTES,
                 pre_buffer=False,
                 page_checksum_verification=True,
-                read_dictionary=_dictionary_columns(meta, groups),
+                read_dictionary=_dictionary_columns(stream, meta, groups, columns),
             )
             problem = text_column_problem(file.schema_arrow, rules.corpus)
             if problem:
@@ -171,19 +171,23 @@ def _column_type(schema: pa.Schema, name: str) -> pa.DataType | None:
     return type
 
 
-def _dictionary_columns(meta: pq.FileMetaData, groups: range) -> list[str]:
-    """Columns of strings in which a value may be stored once for many rows, and must not be copied for each of them.
-
-    Raises ``pa.ArrowInvalid`` for one that the schema does not have, which pyarrow takes for a mistake of the caller.
-    """
-    found, known = set(), set(meta.schema.names)
-    for group in map(meta.row_group, groups):
-        for column in map(group.column, range(group.num_columns)):
-            nested = "." in column.path_in_schema
-            if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY" and not nested:
-                if column.path_in_schema not in known:
-                    raise pa.ArrowInvalid(f"the schema has no column {column.path_in_schema!r}, which a row group has")
-                found.add(column.path_in_schema)
+def _dictionary_columns(
+    stream: pa.NativeFile, meta: pq.FileMetaData, groups: range, wanted: set[str] | None
+) -> list[str]:
+    """Wanted columns of strings in which a value may be stored once for many rows, and must not be copied for each."""
+    leaves = {index: meta.schema.column(index) for index in range(len(meta.schema.names))}
+    flat = {index: leaf.path for index, leaf in leaves.items() if leaf.physical_type == "BYTE_ARRAY"}
+    flat = {index: path for index, path in flat.items() if "." not in path and (wanted is None or path in wanted)}
+    file = pq.ParquetFile(stream, metadata=meta, buffer_size=files.FETCH_BYTES, pre_buffer=False)
+    found, names = set(), sorted(flat.values())
+    for group in groups:
+        # looking at a chunk's metadata ends the process where they are damaged (pyarrow 26.0.1), reading says so
+        try:
+            next(file.iter_batches(batch_size=1, row_groups=[group], columns=names, use_threads=False), None)
+        except (OSError, pa.ArrowException, UnicodeDecodeError):
+            break
+        chunks = meta.row_group(group)
+        found |= {path for index, path in flat.items() if chunks.column(index).has_dictionary_page}
     return sorted(found)
 
 

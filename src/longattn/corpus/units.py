@@ -143,10 +143,12 @@ def _group_borders(whole: Slice, corpus: Corpus) -> list[int]:
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         files.pass_on(whole.file, error)
         return []
+    # sizes in the file are told of columns alone, and to look at those ends the process where they are damaged
+    sizes = [max(0, meta.row_group(index).total_byte_size) for index in range(meta.num_row_groups)]
+    total = max(1, sum(sizes))
     borders, num_bytes = [], 0
-    for index in range(meta.num_row_groups):
-        group = meta.row_group(index)
-        group_bytes = sum(group.column(column).total_compressed_size for column in range(group.num_columns))
+    for index, size in enumerate(sizes):
+        group_bytes = whole.size * size // total
         if num_bytes and num_bytes + group_bytes > corpus.unit_bytes:
             borders.append(index)
             num_bytes = 0
