@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from longattn import tokens
+from longattn import gigatokens, tokens
 from longattn.errors import ModelError
 from longattn.gigatokens import Gigatokens
 from longattn.tokens import LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, Tokenizer, check_vocabulary, encoding_hash
@@ -325,6 +325,21 @@ def fast(families) -> dict[str, tuple[Tokenizer, Tokenizer]]:
 def test_gigatoken_gives_the_same_tokens_and_spans(fast, family, text):
     quick, plain = fast[family]
     assert lists(quick.encode(text)) == lists(plain.encode(text))
+
+
+@needs_gigatoken
+def test_gigatoken_forgets_after_so_many_characters(monkeypatch):
+    monkeypatch.setattr(gigatokens, "RENEWED_AFTER", 100)
+    data = FAMILIES["smollm"]().to_str().encode()
+    used, plain = Gigatokens(json.loads(data)), Tokenizer(data)
+    backends = set()
+    for number in range(20):
+        text = f"a line of text, number {number}"
+        found = used.encode(text)
+        assert found is not None
+        assert np.array_equal(found[0], plain.encode(text).ids)
+        backends.add(id(used._backend))
+    assert len(backends) > 1
 
 
 @needs_gigatoken

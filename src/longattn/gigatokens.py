@@ -16,6 +16,7 @@ import itertools
 import json
 import re
 import unicodedata
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ Piece = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uin
 """Ids, first characters, and characters after the last, of a piece's tokens."""
 
 _DIGIT = re.compile("([0-9])")
+
+RENEWED_AFTER = 2**27
+"""Characters after which gigatoken is loaded anew. It remembers every word that it has met for good (0.10.0: three bytes
+for each of a text of numbered lines), which is what makes it fast, and would fill the memory in a run of days."""
 
 
 class Gigatokens:
@@ -45,8 +50,10 @@ class Gigatokens:
         # it wants a token for every byte; one of these in a result means that the vocabulary lacks the byte
         missing = (sign for sign in _byte_signs() if sign not in vocab)
         simple["model"]["vocab"] = vocab | {sign: self._vocab_size + i for i, sign in enumerate(missing)}
+        self._load = partial(load_hf_json, json.dumps(simple))
+        self._left = RENEWED_AFTER
         try:
-            self._backend = load_hf_json(json.dumps(simple))
+            self._backend = self._load()
         except Exception as error:  # the library raises RuntimeError and its own kinds for what it does not know
             raise ModelError(f"gigatoken cannot read this tokenizer: {str(error).splitlines()[0]}") from error
         self._lengths = np.zeros(self._backend.vocab_size, np.int64)
@@ -57,6 +64,9 @@ class Gigatokens:
         """The tokens of a text, or None if that is better left to ``tokenizers``."""
         if not (piece.isascii() or self._known(piece)):
             return None
+        if self._left < 0:
+            self._backend, self._left = self._load(), RENEWED_AFTER
+        self._left -= len(piece)
         data = piece.encode()
         ids = self._ids(piece)
         ends = np.cumsum(self._lengths[ids])
