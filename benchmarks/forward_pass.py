@@ -21,7 +21,8 @@ from torch import Tensor
 from common import publish, standard_library
 from longattn import settings
 from longattn.attention import attend, native
-from longattn.models import Model, load_model, resolve
+from longattn.models import load_model, resolve
+from longattn.models.base import Model
 from longattn.tokens import Tokenizer
 
 MEAN_ERROR = {"float32": 1e-4, "bfloat16": 0.05}

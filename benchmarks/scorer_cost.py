@@ -41,8 +41,12 @@ def passed(scorer: Scorer, window: Window) -> float | None:
     ask = scorer.ask()
     if ask is None or not ask.contexts:
         return None
-    excerpts = [excerpt for context in ask.contexts for excerpt in context.excerpts(window)]
-    return sum(len(excerpt.tokens) for excerpt in excerpts) / len(window.tokens)
+    total = 0
+    for context in ask.contexts:
+        excerpts = context.excerpts(window)
+        beginnings = {excerpt.tokens[: excerpt.shared].tobytes(): excerpt.shared for excerpt in excerpts}
+        total += sum(len(excerpt.tokens) - excerpt.shared for excerpt in excerpts) + sum(beginnings.values())
+    return total / len(window.tokens)
 
 
 def parse() -> argparse.Namespace:

@@ -45,6 +45,11 @@ ROW = "trials"
 """Name of a test's property that holds a row of the table; properties reach the process that prints it."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait for stores and machines come first: they leave the processor to the others."""
+    items.sort(key=lambda item: item.path.name not in ("test_storage.py", "test_engines.py"))
+
+
 @pytest.fixture
 def trials(request: pytest.FixtureRequest) -> Trials:
     """The harness for one test."""

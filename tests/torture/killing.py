@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
@@ -54,7 +55,16 @@ def killed_and_given_again(
         if attempt(folder, random.uniform(0.1, 1.0) * seconds) != -signal.SIGKILL:
             continue
         killed += 1
-        passed += is_sound(folder, right) and attempt(folder) == 0 and results(folder) == right
+        sound = is_sound(folder, right)
+        ended = attempt(folder)
+        found = results(folder)
+        if sound and ended == 0 and found == right:
+            passed += 1
+        else:
+            # shown where the test fails
+            sys.stderr.write(
+                f"{folder.name}: sound after the kill: {sound}; ended with {ended}; {found} instead of {right}\n"
+            )
         if killed == injected:
             break
     trials.count("R1", f"kill -9 of {what}, at any moment", injected, passed)
