@@ -435,7 +435,7 @@ def hostile_names(trials) -> list[str]:
     number = trials.number(1000, 260)
 
     @seed(trials.seed)
-    @hypothesis_settings(max_examples=number, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_settings(max_examples=2 * number, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(HOSTILE_NAMES, min_size=4, max_size=4))
     def make(names: list[str]) -> None:
         made.update(dict.fromkeys(name for name in names if _encodes(name)))
