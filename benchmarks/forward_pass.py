@@ -2,7 +2,7 @@
 
 Scorers that need predictions or later layers spend their time here. Both ways read the same window of this Python's
 standard library, taking turns; processor time over threads, the best of the rounds. Before that, every token's loss is
-held to that of a float32 pass by torch: whichever way is further from it than bfloat16 explains is not timed.
+held to that of a float32 pass by torch: if either way is further from it than the type explains, neither is timed.
 """
 
 import argparse

@@ -12,14 +12,6 @@ HERE = native.instruction_sets()
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 
 
-@pytest.fixture
-def isa(request, monkeypatch):
-    """This instruction set answers, and memory that it does not write shows as NaN."""
-    monkeypatch.setenv("LONGATTN_ISA", request.param)
-    monkeypatch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, torch.nan, **options))
-    return request.param
-
-
 each_isa = pytest.mark.parametrize(
     "isa", HERE or [pytest.param(None, marks=pytest.mark.skip(reason="not built"))], indirect=True
 )

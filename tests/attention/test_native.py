@@ -26,14 +26,6 @@ each_isa = pytest.mark.parametrize(
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 
 
-@pytest.fixture
-def isa(request, monkeypatch):
-    """This instruction set answers, and memory that it does not write shows as NaN."""
-    monkeypatch.setenv("LONGATTN_ISA", request.param)
-    monkeypatch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, torch.nan, **options))
-    return request.param
-
-
 def draw(*shape, generator, dtype=torch.float32):
     return (torch.randn(*shape, generator=generator) * 2).to(dtype)
 

@@ -305,3 +305,10 @@ def test_what_cannot_be_shared_is_refused(make_folder):
         model.predictions(tokens, 12, shared=11)
     with pytest.raises(ValueError, match="no layer can be visited"):
         model.predictions(tokens, 10, shared=9, layers=(1,), visit=lambda _: None)
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_a_rotation_that_depends_on_the_length_is_not_shared(make_folder, rope_type):
+    model = load(make_folder("llama"), (), predicts=True)
+    model.module.config.rope_parameters = {"rope_type": rope_type}
+    assert not model._can_share

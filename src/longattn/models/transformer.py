@@ -107,8 +107,12 @@ class AnyLayer(Model):
     def _can_share(self) -> bool:
         """Whether keys and values are all that tokens need of those before them, and the model takes positions.
 
-        Found out on a few tokens: not so where a layer has another memory than attention.
+        Found out on a few tokens: not so where a layer has another memory than attention. Where the rotation of all
+        tokens depends on how many there are, those before would be turned otherwise than in a whole row.
         """
+        rope = getattr(self.module.config, "rope_parameters", None) or {}
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            return False
         tokens = torch.arange(min(6, self.window, self.vocab_size), device=self.device)[None].repeat(2, 1)
         if tokens.shape[1] < 4:
             return False
@@ -176,12 +180,13 @@ class AnyLayer(Model):
 
     def _run(self, tokens: Int[Tensor, "B T"], pending: "_Pending", begins: int = 0) -> Float[Tensor, "B T C"] | None:
         """The last hidden states of tokens from position ``begins`` on, or None if the pass ended before them."""
-        places = {"position_ids": torch.arange(begins, begins + tokens.shape[1], device=self.device)[None]}
+        length = tokens.shape[1]
+        places = {"position_ids": torch.arange(begins, begins + length, device=self.device)[None]} if begins else {}
         reset = _PENDING.set(pending)
         hidden = None
         try:
             with contextlib.suppress(_Finished):
-                hidden = self.module(input_ids=tokens.long(), use_cache=False, **(places if begins else {}))[0]
+                hidden = self.module(input_ids=tokens.long(), use_cache=False, **places)[0]
         except ModelError as error:
             raise ModelError(f"{self.name}: {error}") from error
         finally:
