@@ -103,6 +103,38 @@ def test_a_process_that_died_while_it_took_over_is_followed_too(path):
         assert [json.loads(p.read_text())["token"] for p in path.parent.iterdir()] == [owner.token]
 
 
+@pytest.mark.parametrize("call", ["fsync", "link", "rename", "unlink"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("found", ["nothing", "a lock left behind"])
+def test_whatever_a_process_leaves_that_is_killed_while_it_takes_a_lock_is_removed(call, when, found, path):
+    if found != "nothing":
+        write(path, gone_here())
+    code = f"""
+import os
+from pathlib import Path
+from longattn import locks
+real = os.{call}
+def killed(*args, **kwargs):
+    if {when == "after"}:
+        real(*args, **kwargs)
+    os.kill(os.getpid(), 9)
+os.{call} = killed
+with locks.locked(Path({str(path)!r})):
+    pass
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False).returncode
+    # a lock that is merely taken is not renamed
+    assert ended == (0 if (call, found) == ("rename", "nothing") else -9)
+    with locked(path) as owner:
+        assert [json.loads(p.read_text())["token"] for p in path.parent.iterdir()] == [owner.token]
+    assert list(path.parent.iterdir()) == []
+
+
+def test_what_a_living_process_is_about_to_put_in_place_stays(path):
+    with locks._written(path, Owner.this()) as mine, locked(path):
+        assert mine.exists()
+
+
 def test_a_claim_counts_as_the_lock(path):
     """Between creating the claim and replacing the lock."""
     write(path, first := gone_here())

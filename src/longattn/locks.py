@@ -9,13 +9,16 @@ token. Its owner touches it every :data:`BEAT` seconds. A lock is taken over
 
 To take over the lock with token T a process first creates ``<lock>.<T>``, which only one can, and then puts its own
 file in the place of the lock. If it dies between the two, that file stands for the lock, and is itself taken over by
-the same rule. An owner that was only slow, such as a machine that was asleep, notices at its next beat.
+the same rule. An owner that was only slow, such as a machine that was asleep, notices at its next beat. What processes
+leave that die while they take or give back a lock is removed by the next owner.
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -35,6 +38,9 @@ BEAT = 10.0
 
 STALE = 60.0
 """A lock from elsewhere that was not touched for so many seconds may be taken over."""
+
+LEFT = re.compile(r"(?P<claimed>[0-9a-f]{16})|([0-9a-f]{16}\.)?[0-9a-f]{16}\.tmp")
+"""What follows the name of a lock in that of a claim to it, and of a file that is to become a lock or claim."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[Owner]:
             raise RunError(f"{path.parent} is in use by {owner}; wait for it or choose another folder")
         time.sleep(0.02)
     ended = threading.Event()
+    _tidy(path, mine)
     beating = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True)
     beating.start()
     try:
@@ -126,7 +133,8 @@ def _take(path: Path, mine: Owner) -> Owner | None:
         claim.unlink(missing_ok=True)
         return _last(path)[1] or owner
     log.warning("%s was left behind by %s and is taken over", path, owner)
-    _write(path.with_name(f"{path.name}.{mine.token}.tmp"), mine).rename(path)
+    with _written(path, mine) as temporary:
+        temporary.rename(path)
     for link in (*chain[1:], claim):
         link.unlink(missing_ok=True)
     return None
@@ -162,7 +170,7 @@ def _is_gone(path: Path, owner: Owner) -> bool:
 
 def _age(path: Path) -> float:
     """Seconds since a lock was touched, by the clock of its file system."""
-    probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    probe = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         probe.touch()
         return probe.stat().st_mtime - path.stat().st_mtime
@@ -179,31 +187,54 @@ def _touched(path: Path) -> int | None:
         return None
 
 
+def _tidy(path: Path, mine: Owner) -> None:
+    """Remove what was left beside a lock that is held: claims to other owners, and files of which nobody has hold."""
+    for left in path.parent.glob(f"{path.name}.*"):
+        kind = LEFT.fullmatch(left.name.removeprefix(f"{path.name}."))
+        if kind is None or kind["claimed"] == mine.token:
+            continue
+        # another process may tidy up or give up at the same time
+        with contextlib.suppress(OSError):
+            if kind["claimed"]:
+                left.unlink()
+                continue
+            with left.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+
+
 def _create(path: Path, owner: Owner) -> bool:
     """Make a lock file whole or not at all; whether it was not there before."""
-    temporary = _write(path.with_name(f"{path.name}.{owner.token}.tmp"), owner)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:
-        # no hard links here: an empty lock file may be seen for a moment, which is read as one that is held
+    with _written(path, owner) as temporary:
         try:
-            with path.open("x") as file:
-                file.write(json.dumps(asdict(owner)))
+            os.link(temporary, path)
         except FileExistsError:
             return False
-    finally:
-        temporary.unlink(missing_ok=True)
+        except OSError:
+            # no hard links here: an empty lock file may be seen for a moment, which is read as one that is held
+            try:
+                with path.open("x") as file:
+                    file.write(json.dumps(asdict(owner)))
+            except FileExistsError:
+                return False
     return True
 
 
-def _write(path: Path, owner: Owner) -> Path:
-    with path.open("w") as file:
-        file.write(json.dumps(asdict(owner)))
-        file.flush()
-        os.fsync(file.fileno())
-    return path
+@contextlib.contextmanager
+def _written(path: Path, owner: Owner) -> Iterator[Path]:
+    """A file beside a lock that names an owner, held for as long as it is needed, so that nobody tidies it away."""
+    temporary = path.with_name(f"{path.name}.{owner.token}.tmp")
+    try:
+        with temporary.open("w") as file:
+            # some file systems have no such locks: there it stays if this process dies, and does no harm
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(json.dumps(asdict(owner)))
+            file.flush()
+            os.fsync(file.fileno())
+            yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Owner | None:
