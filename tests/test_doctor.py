@@ -117,8 +117,10 @@ def test_a_json_line_is_an_object_with_facts_and_an_exception():
 
 def test_metrics_are_a_prometheus_text_file_with_escaped_labels(tmp_path):
     state = State(3, 1, 100, 50.0, rejects={"bad_json": 2})
-    Metrics(tmp_path / "a.prom", tmp_path / 'r"u\\n', "1/2").end(state, "done", "")
-    lines = (tmp_path / "a.prom").read_text().splitlines()
+    for shard in ("0/2", "1/2", None):
+        Metrics(tmp_path / "a.prom", tmp_path / 'r"u\\n', shard).end(state, "done", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-0-of-2.prom", "a-1-of-2.prom", "a.prom"]
+    lines = (tmp_path / "a-1-of-2.prom").read_text().splitlines()
     run = str(tmp_path / 'r"u\\n').replace("\\", "\\\\").replace('"', '\\"')
     assert f'longattn_units{{run="{run}",shard="1/2"}} 3' in lines
     assert f'longattn_rejected_by_reason{{run="{run}",shard="1/2",reason="bad_json"}} 2' in lines

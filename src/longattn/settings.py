@@ -169,7 +169,7 @@ class Compute:
     such as ``0.1%``. Without it no number of rejects stops a run, and ten failures in a row do."""
     metrics: str | None = None
     """Keep a file in the Prometheus text format up to date while measuring, for a node exporter's textfile collector;
-    its name should end in ``.prom``."""
+    its name should end in ``.prom``. Each shard has its own, such as ``longattn-3-of-16.prom``."""
     retry: bool = False
     """Try again what is in quarantine."""
     limit: int | None = None

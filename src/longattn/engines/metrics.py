@@ -33,12 +33,14 @@ def numbers(state: State) -> dict[str, int | float | None]:
 class Metrics(Progress):
     """A text file in the Prometheus format, for the textfile collector of a node exporter.
 
-    It is written at most every ``seconds`` and at the end, always as a whole: a collector never reads half of one.
+    It is written at most every ``seconds`` and at the end, always as a whole: a collector never reads half of one. Each
+    shard has a file of its own beside the path, ``name-3-of-16.prom``: those of one machine can share a setting.
     """
 
     def __init__(self, path: Path, run: Path, shard: str | None, seconds: float = 10.0) -> None:
         """Each series is labelled with the run folder, and the shard where there is one."""
-        self.path, self.seconds = path, seconds
+        of_shard = "" if shard is None else "-" + shard.replace("/", "-of-")
+        self.path, self.seconds = path.with_name(f"{path.stem}{of_shard}{path.suffix}"), seconds
         labels = {"run": str(run)} | ({} if shard is None else {"shard": shard})
         self._labels = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
         self._last = float("-inf")
