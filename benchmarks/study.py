@@ -242,7 +242,7 @@ def deep(recipe: Recipe, options: argparse.Namespace) -> str:
         scorers=(*RIVALS, "repetition"),
         settings=replace(recipe.settings, headmask=HeadMask(preset="smollm2-heads")),
     )
-    measured = dict.fromkeys((*RIVALS, "longattn"), options.deep_pairs)
+    measured: dict[str, int] = dict.fromkeys((*RIVALS, "longattn"), options.deep_pairs)
     rule = same_windows(measured)
     found = trials.validate(recipe, options.folder / "deep", rule, progress=Lines(60), more=variants())
     return table(found, "Later layers and whole forward passes")

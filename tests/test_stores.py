@@ -473,6 +473,26 @@ def test_a_second_machine_is_refused_and_a_dead_one_forgotten(object_store, anot
     assert not object_store.objects("run/locks/")
 
 
+@pytest.mark.parametrize(("first", "second"), [(None, "0/2"), ("1/2", None)])
+def test_a_whole_run_and_a_shard_elsewhere_exclude_each_other(first, second, object_store, another_machine):
+    place = object_store.address("run")
+    here = RunFolder.at(place)
+    another_machine()
+    elsewhere = RunFolder.at(place)
+    with here.lock(first):
+        with pytest.raises(RunError, match="is in use by process"), elsewhere.lock(second):
+            pass
+        # neither two shards, nor a shard and what all write in turn
+        with elsewhere.lock("manifest"):
+            pass
+        if first:
+            with elsewhere.lock("0/2"):
+                pass
+    with elsewhere.lock(second):
+        pass
+    assert not object_store.objects("run/locks/")
+
+
 def test_who_looks_at_a_run_takes_no_status_from_its_writer(object_store, monkeypatch):
     """`status` on the same machine clears the working copy of what the store has not got."""
     place = object_store.address("run")

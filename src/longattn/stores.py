@@ -17,11 +17,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -437,8 +437,10 @@ def working_copy(uri: str) -> Path:
 
 
 @contextlib.contextmanager
-def claim(path: Path, owner: str, *, wait: bool) -> Iterator[None]:
+def claim(path: Path, owner: str, *, wait: bool, against: Callable[[str], bool] = lambda name: False) -> Iterator[None]:
     """Hold the name of ``path`` against working copies elsewhere; nothing for a path that is below none.
+
+    Nobody has it together with another of that name, nor with one in the same folder whose name is ``against`` it.
 
     Who claims writes a file of its own beside those of others, and lists them afterwards: in a store that lists what
     was written before, of two that claim at once at least one sees the other, and whoever sees another withdraws. A
@@ -450,7 +452,7 @@ def claim(path: Path, owner: str, *, wait: bool) -> Iterator[None]:
         yield
         return
     own = f"{place.name}/{place.copy}.txt"
-    while other := _rival(place, owner.encode(), own):
+    while other := _rival(place, owner.encode(), own, lambda name: name == path.name or against(name)):
         place.store.delete([own])
         if not wait:
             who = (place.store.read(other) or b"another process").decode(errors="replace")
@@ -472,11 +474,12 @@ def claim(path: Path, owner: str, *, wait: bool) -> Iterator[None]:
             place.store.delete([own])
 
 
-def _rival(place: Home, note: bytes, own: str) -> str | None:
-    """Claim, forget what has expired, and name another claim that is alive."""
+def _rival(place: Home, note: bytes, own: str, counts: Callable[[str], bool]) -> str | None:
+    """Claim, forget what has expired, and name another copy's claim that is alive, to a name that counts."""
     place.store.put(note, own)
-    others = place.store.files(place.name)
-    latest = others.pop(own).modified
+    claims = place.store.files(str(PurePosixPath(place.name).parent))
+    latest = claims[own].modified
+    others = {n: of for n, of in claims.items() if Path(n).stem != place.copy and counts(Path(n).parent.name)}
     expired = {name for name, of in others.items() if latest - of.modified >= EXPIRES * 1e9}
     place.store.delete(expired)
     return min(others.keys() - expired, default=None)

@@ -577,11 +577,19 @@ class RunFolder:
                     raise RunError(f"{self.place} is in use by {owner}; wait for it or choose another folder")
             # processes of this machine are kept apart above, others here
             owner = f"process {os.getpid()} on {socket.gethostname()}"
-            with stores.claim(self.root / "locks" / (name or "run").replace("/", "-of-"), owner, wait=wait):
+            part = (name or "run").replace("/", "-of-")
+            with stores.claim(self.root / "locks" / part, owner, wait=wait, against=_excluded_by(part)):
                 yield
 
     def _lock_file(self, name: str | None) -> Path:
         return self.root / (".lock" if name is None else f".lock-{name.replace('/', '-of-')}")
+
+
+def _excluded_by(part: str) -> Callable[[str], bool]:
+    """Which parts of a run nobody may hold while another has this one: the whole run and its shards."""
+    if part == "run":
+        return lambda other: "-of-" in other
+    return lambda other: other == "run" and "-of-" in part
 
 
 def _with_replaced(manifest: Mapping[str, Any], names: Iterable[str]) -> list[str]:
