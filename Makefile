@@ -35,9 +35,11 @@ browser: $(VENV)/.dev
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium fonts-dejavu-core && exit; fi; \
 	$(VENV)/bin/playwright install --only-shell chromium
 
-# faults, injected many times over: what `make test` does a bounded number of; ends with a table
+# faults, injected many times over: what `make test` does a bounded number of; ends with a table. Trials wait for disks,
+# signals and clocks most of the time, so there are two processes for each core
 torture: $(VENV)/.dev $(VENV)/.run
-	$(VENV)/bin/pytest --torture $(SPREAD) tests/torture
+	$(VENV)/bin/pytest --torture --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses 8 \
+	  --dist loadfile --durations 25 tests/torture
 
 # readers of what others wrote, driven by atheris: FUZZ="--seconds 600 jsonl parquet" for these two, ten minutes each
 fuzz: $(VENV)/.dev
