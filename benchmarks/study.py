@@ -9,8 +9,8 @@ docs   pages of Python's own documentation (Debian's python3.11-doc)
 ``sources.json`` in the folder holds the hash of every package. Then come four parts: ``cheap`` (layer 0 and scorers
 without a model, every control), ``calibration`` (far attention of the layers up to three quarters of the model),
 ``deep`` (far attention at several depths, what was calibrated, and the rivals that need a whole forward pass) and
-``pairwise`` (prolong, which needs several). Stop it at any time; the same command continues, and one with more pairs
-adds to what is there.
+``pairwise`` (those that predict pieces of a window twice). Stop it at any time; the same command continues, and one
+with more pairs adds to what is there.
 
 What the last two measure takes half a day of two cores. It lies beside this file, columns of numbers by the hash of a
 window's tokens, without a text: a new folder starts from it and measures only windows that it does not hold, which are
@@ -156,7 +156,9 @@ def write(path: Path, records: list[dict[str, str]] | Iterator[dict[str, str]]) 
 
 DEPTHS = (6, 12, 18, 24)
 """Layers, of SmolLM2's 30, whose far attention stands for the model at several depths."""
-RIVALS = ("ladm", "longfilter", "longce", "longwanjuan", "headmask")
+RIVALS = ("ladm", "longfilter", "longce", "headmask")
+PAIRWISE = ("prolong", "longwanjuan")
+"""Rivals that never see a window whole: each predicts pieces of it from more and from less of what stands before."""
 
 
 def variants() -> dict[str, Scorer]:
@@ -179,7 +181,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="of each source, for layer 0 and without a model")
     parser.add_argument("--calibration-pairs", type=int, default=40, help="of each source, for choosing and held out")
     parser.add_argument("--deep-pairs", type=int, default=100, help="of each source, for the rivals and later layers")
-    parser.add_argument("--pairwise-pairs", type=int, default=40, help="of each source, for prolong, the dearest")
+    parser.add_argument("--pairwise-pairs", type=int, default=40, help="of each source, for prolong and longwanjuan")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--report", type=Path, help="Markdown file to write the tables to")
@@ -249,11 +251,11 @@ def deep(recipe: Recipe, options: argparse.Namespace) -> str:
 
 
 def pairwise(recipe: Recipe, options: argparse.Namespace) -> str:
-    """ProLong, which predicts every chunk from every earlier one, on the first windows of ``deep``."""
-    recipe = replace(recipe, scorers=("prolong",))
-    measured = {"prolong": options.pairwise_pairs}
+    """Rivals that predict pieces twice, on the first windows of ``deep``."""
+    recipe = replace(recipe, scorers=PAIRWISE)
+    measured: dict[str, int] = dict.fromkeys(PAIRWISE, options.pairwise_pairs)
     found = trials.validate(recipe, options.folder / "pairwise", same_windows(measured), progress=Lines(60))
-    return table(found, "ProLong")
+    return table(found, "Pieces predicted twice")
 
 
 def same_windows(pairs_for: dict[str, int]) -> settings.Validating:
@@ -288,21 +290,25 @@ PARTS = {"cheap": cheap, "calibration": calibrated, "deep": deep, "pairwise": pa
 
 
 def table(found: Validation, title: str) -> str:
-    """A validation as Markdown: AUC by control and scorer for each source, then what a window costs."""
+    """A validation as Markdown: AUC by control and scorer for each source, then what a window costs.
+
+    Whichever are more, controls or scorers, are the rows.
+    """
     lines = [f"## {title}\n"]
     by: dict[tuple[str, str, str], Estimate] = {(s.source, s.control, s.scorer): s.auc for s in found.separations}
     paired = {(s.source, s.control, s.scorer): s.paired for s in found.separations}
     other = {(r.source, r.name, r.scorer): r.value for r in found.readings}
     for source, facts in found.sources.items():
         lines += [f"### {source}: {facts['windows']} windows of {facts['documents']} documents\n"]
-        lines += [f"| control | {' | '.join(found.scorers)} |", f"|---|{'---|' * len(found.scorers)}"]
-        for name in found.settings["controls"]:
-            lines.append(f"| {name} | {' | '.join(figure(by.get((source, name, s))) for s in found.scorers)} |")
-        pairs = " | ".join(figure(paired.get((source, "planted", s))) for s in found.scorers)
-        lines.append(f"| planted, within pairs | {pairs} |")
+        rows = {name: [figure(by.get((source, name, s))) for s in found.scorers] for name in found.settings["controls"]}
+        rows["planted, within pairs"] = [figure(paired.get((source, "planted", s))) for s in found.scorers]
         for name in ("trend", "length", "recut"):
-            lines.append(f"| {name} | {' | '.join(figure(other.get((source, name, s))) for s in found.scorers)} |")
-        lines.append("")
+            rows[name] = [figure(other.get((source, name, s))) for s in found.scorers]
+        cells = [["control", *found.scorers], *([name, *row] for name, row in rows.items())]
+        if len(found.scorers) > len(rows):
+            cells = [["scorer", *rows], *([s, *(row[k] for row in rows.values())] for k, s in enumerate(found.scorers))]
+        cells.insert(1, ["---"] * len(cells[0]))
+        lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
     lines += ["| scorer | pairs | seconds a window | tokens/s |", "|---|---|---|---|"]
     for name, cost in found.costs.items():
         pairs = found.scorers[name]["pairs"]

@@ -39,9 +39,12 @@ from longattn.models.first_layer import FAMILIES
 from longattn.models.query_scale import scale_queries
 from longattn.models.weights import LocalWeights
 
-HEAD_ROWS = {"cpu": 96}
+HEAD_ROWS = {"cpu": 192}
 """Positions whose logits are held at once, 256 unless said otherwise: a processor is faster while they are few enough
 for its caches, and for the allocator to use the same memory again."""
+WIDE_ROWS = {"cpu": 4}
+"""Positions of which they are float32 at once, all unless said otherwise: what a processor goes through four times
+should stay in its caches."""
 _INTERFACE, _GENERATING = "longattn", "longattn_generating"
 _MAX_TABLES = 2**28
 # arguments of an attention call that do not change what it means, or are checked by themselves
@@ -140,13 +143,16 @@ class AnyLayer(Model):
             torch.empty_like(wanted, dtype=torch.bool),
         )
         at_once = HEAD_ROWS.get(self.device.type, 256)
+        wide = WIDE_ROWS.get(self.device.type, at_once)
         for b, window in enumerate(wanted):
             for start in range(0, len(window), at_once):
                 part = slice(start, start + at_once)
-                logits_NV = self.head(hidden_BTC[b, first - shared - 1 : -1][part]).float()
-                target_N1 = window[part, None]
-                log_probs[b, part] = logits_NV.log_softmax(1).gather(1, target_N1)[:, 0]
-                hits[b, part] = logits_NV.argmax(1) == target_N1[:, 0]
+                logits_NV = self.head(hidden_BTC[b, first - shared - 1 : -1][part])
+                for few in range(0, len(logits_NV), wide):
+                    logits_nV = logits_NV[few : few + wide].float()
+                    rows = slice(start + few, start + few + len(logits_nV))
+                    log_probs[b, rows] = logits_nV.log_softmax(1).gather(1, window[rows, None])[:, 0]
+                    hits[b, rows] = logits_nV.argmax(1) == window[rows]
         return Predictions(log_probs, hits)
 
     def _by_layer(self, heads: Heads) -> dict[int, list[int]]:
