@@ -74,12 +74,17 @@ def undisturbed(object_store, recipe, tmp_path):
 
 @contextmanager
 def machine(cache: Path):
-    """A process on a machine with a cache folder of its own; gives how to call something there, and its number."""
+    """A process on a machine with a cache folder of its own; gives how to call something there, and its number.
+
+    Claims there are renewed every second and expire after ten: nobody waits two minutes for one that was killed.
+    """
     variables = {name: os.environ[name] for name in VARIABLES} | {"LONGATTN_CACHE": str(cache)}
     begin = multiprocessing.get_context("forkserver")
     begin.set_forkserver_preload(["longattn.verbs", "longattn.selection", "longattn.export", "longattn.report"])
     # a function of this file could not be found by the process
-    with ProcessPoolExecutor(1, begin, exec, (f"import os; os.environ.update({variables!r})",)) as pool:
+    code = f"import os; os.environ.update({variables!r}); from longattn import stores; "
+    code += "stores.RENEWED, stores.EXPIRES = 1.0, 10.0"
+    with ProcessPoolExecutor(1, begin, exec, (code,)) as pool:
         yield pool, pool.submit(os.getpid).result()
 
 
