@@ -39,7 +39,7 @@ browser: $(VENV)/.dev
 # signals and clocks most of the time, so there are two processes for each core
 torture: $(VENV)/.dev $(VENV)/.run
 	$(VENV)/bin/pytest --torture --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses 8 \
-	  --dist loadfile --durations 25 tests/torture
+	  --dist worksteal --durations 25 tests/torture
 
 # readers of what others wrote, driven by atheris: FUZZ="--seconds 600 jsonl parquet" for these two, ten minutes each
 fuzz: $(VENV)/.dev
