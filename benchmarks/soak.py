@@ -33,7 +33,7 @@ FREE = (".lock", "progress", "timings.json")
 
 
 def corpus(folder: Path, windows: int) -> None:
-    """Documents of which no two are alike, 100 MB of text a million windows, in eight files."""
+    """Documents of which no two are alike, 64 MB of text a million windows, in eight files."""
     folder.mkdir(parents=True)
     words = [f"{number:x}" for number in range(4096)]
     for part in range(8):
@@ -61,7 +61,7 @@ def command(folder: Path, verb: str = "run") -> list[str]:
 
 
 def memory(group: int) -> float:
-    """MiB that the processes of a group hold, what they share counted once for each that shares it in part (PSS)."""
+    """MiB that the processes of a group hold; of memory that is shared each has its part (PSS)."""
     total = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:

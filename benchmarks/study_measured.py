@@ -1,7 +1,7 @@
 """What the dear parts of the study have measured, in files beside this one: nobody has to measure it again.
 
 ``study_measured/<part>/<table>-<hash>.parquet`` holds a table's rows of all units measured: ids of windows, the columns
-that the study's scores read, and nulls for all others, which would be a hundred times as large. There is no text in it.
+that the study's scores read, and nulls for all others, which would be many times as large. There is no text in it.
 Units are named by the hash of their windows' tokens, tables by that of the settings and the model: what was measured of
 another text, or otherwise, is not found by its name, and is measured.
 """
@@ -33,7 +33,7 @@ def lay_out(folder: Path, part: str) -> None:
 
 
 def keep(folder: Path, part: str, needed: Mapping[str, Collection[str]]) -> None:
-    """Put the tables of a part beside this file; ``needed`` are the columns that scores read, by the scorer's name."""
+    """Add the tables of a part to those kept; ``needed`` are the columns that scores read, by the scorer's name."""
     run = RunFolder.at(folder / part).below("validity")
     for place in sorted((run.root / "tables").glob("*-*")):
         name = place.name.rpartition("-")[0]
@@ -51,6 +51,12 @@ def keep(folder: Path, part: str, needed: Mapping[str, Collection[str]]) -> None
             parts.append(rows.append_column("unit", pa.array([unit] * len(rows), pa.string())))
         facts = {"table": name, "settings": settings, "versions": read_sealed(receipts[-1])["versions"]}
         found = pa.concat_tables(parts).replace_schema_metadata({"study": json.dumps(facts)})
-        (PLACE / part).mkdir(parents=True, exist_ok=True)
-        pq.write_table(found.combine_chunks(), PLACE / part / f"{place.name}.parquet", compression="zstd")
+        file = PLACE / part / f"{place.name}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            # of a folder that began before they were kept
+            before = pq.read_table(file)
+            others = before.filter(~pc.field("unit").isin(found["unit"].unique()))
+            found = pa.concat_tables([found, others.replace_schema_metadata(found.schema.metadata)])
+        pq.write_table(found.combine_chunks(), file, compression="zstd")
         print(f"{part}/{place.name}: {len(receipts)} units")

@@ -86,10 +86,10 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[Owner]:
             raise RunError(f"{path.parent} is in use by {owner}; wait for it or choose another folder")
         time.sleep(0.02)
     ended = threading.Event()
-    _tidy(path, mine)
     beating = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True)
     beating.start()
     try:
+        _tidy(path, mine)
         yield mine
     finally:
         ended.set()
