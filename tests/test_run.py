@@ -223,12 +223,8 @@ def test_what_shards_add_up_to_is_written_by_select_which_names_missing_ones(rec
     # no shard sees that two of them read a document with one id
     assert first["rejected.duplicate_id"] + second["rejected.duplicate_id"] == 0
     verbs.select(recipe, out)
-    for name in ("rejects.jsonl", "selection.parquet", "plan.parquet"):
+    for name in ("rejects.jsonl", "selection.parquet", "plan.parquet", "manifest.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-    # the manifest says where the selection is
-    mine, other = (RunFolder(folder).manifest() for folder in (out, whole))
-    mine["selection"]["path"] = other["selection"]["path"]
-    assert mine == other
     assert len(read_sealed(out / "timings.json")["attempts"]) == 2
 
 

@@ -41,7 +41,7 @@ def test_keys_outside_of_all_spans_count_in_the_softmax():
 @pytest.mark.parametrize("heads", [(4, 1), (9, 3), (2, 2)])
 @pytest.mark.parametrize("tile", [1, 5000])
 def test_span_mass_equals_the_reference(num_keys, heads, tile, generator, monkeypatch):
-    monkeypatch.setattr(spans, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(spans, "TILE_ELEMENTS", {"cpu": tile})
     H, G = heads
     num_rows = max(1, num_keys // 8)
     q = torch.randn(2, num_rows, H, 16, generator=generator) * 2

@@ -130,7 +130,7 @@ def report_data(word: str = "word", sources: tuple[str, ...] = ("code",)) -> Rep
                 "scored.longattn": 80,
                 "non_finite.longattn": 1,
             },
-            "selection": {"path": "x", "sources": {name: source() for name in sources}, "notes": [word]},
+            "selection": {"sources": {name: source() for name in sources}, "notes": [word]},
         },
         null={"ds": 0.4035, "du": -5e-8, "ds@256": 0.7, "ds@1024": 0.4035},
         best={name: (example(name, 1, word),) for name in sources},

@@ -45,9 +45,31 @@ ROW = "trials"
 """Name of a test's property that holds a row of the table; properties reach the process that prints it."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait for stores and machines come first: they leave the processor to the others."""
-    items.sort(key=lambda item: item.path.name not in ("test_storage.py", "test_engines.py"))
+LONGEST = (
+    "test_the_driver_is_killed",
+    "test_every_operation_of_a_run",
+    "test_workers_are_killed",
+    "test_a_request_is_refused",
+    "test_a_run_is_killed_at_a_request",
+    "test_no_order_and_no_sharding_changes_a_byte",
+    "test_a_worker_killed_at_any_moment_is_replaced",
+    "test_a_disk_that_fails_anywhere_stops_the_run_and_costs_nothing",
+    "test_a_worker_that_is_silent_is_given_up_and_its_late_attempt_changes_nothing",
+    "test_any_number_of_workers",
+)
+"""What takes three minutes or more of ``make torture``, the longest first, as ``--durations`` shows it."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """The longest trials come first, dealt out to the processes, each of which begins with a part of the list."""
+    if not config.getoption("--torture"):
+        # those that wait for stores and machines leave the processor to the others
+        items.sort(key=lambda item: item.path.name not in ("test_storage.py", "test_engines.py"))
+        return
+    places = {name: place for place, name in enumerate(LONGEST)}
+    ordered = sorted(items, key=lambda item: places.get(item.originalname, len(places)))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = [item for first in range(processes) for item in ordered[first::processes]]
 
 
 @pytest.fixture

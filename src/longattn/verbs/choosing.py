@@ -76,8 +76,9 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
         if len(done) < len(planned):
             note = _missing(run, units, done)
             selection = replace(selection, notes=(*selection.notes, note))
-        # rejects.jsonl names them all
+        # rejects.jsonl names them all; a run that is copied elsewhere is the same run
         facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
+        del facts["path"]
         # what refining said was said of another selection
         sections.update(selection=facts, recipe=recipe, refinement=None)
     return selection
