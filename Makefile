@@ -38,7 +38,7 @@ browser: $(VENV)/.dev
 # faults, injected many times over: what `make test` does a bounded number of; ends with a table. Trials wait for disks,
 # signals and clocks most of the time, so there are two processes for each core
 torture: $(VENV)/.dev $(VENV)/.run
-	$(VENV)/bin/pytest --torture --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses 8 \
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --torture --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses 8 \
 	  --dist worksteal --durations 25 tests/torture
 
 # readers of what others wrote, driven by atheris: FUZZ="--seconds 600 jsonl parquet" for these two, ten minutes each

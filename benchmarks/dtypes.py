@@ -47,7 +47,7 @@ def sourced() -> Iterator[dict[str, str]]:
         yield {**record, "source": "packages" if record["id"].count("/") > 1 else "modules"}
 
 
-def measured(folder: Path, dtype: str, options: argparse.Namespace) -> dict[str, npt.NDArray[Any]]:
+def measured(folder: Path, dtype: Any, options: argparse.Namespace) -> dict[str, npt.NDArray[Any]]:
     """The columns of the windows of a run in this number format, by window."""
     recipe = Recipe(
         corpus=Corpus(inputs=(str(folder / "corpus.jsonl"),), source_field="source"),

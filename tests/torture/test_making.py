@@ -96,10 +96,10 @@ def test_a_run_with_a_real_model_that_is_killed_at_any_moment(trials, embedded_m
         return not (folder / "plan.parquet").exists() or not verify(folder).damaged
 
     with (tmp_path / "long.jsonl").open("w") as file:
-        for number in range(16):
+        for number in range(8):
             file.write(json.dumps({"id": number, "text": " ".join(TEXTS[number::16])}) + "\n")
     work = partial(select_once, embedded_model)
-    modules = ("longattn.verbs", "longattn.verbs.running", "longattn.verbs.choosing", "longattn.verbs.writing")
-    processes = with_imported(*modules, "longattn.scorers", "longattn.models", "torch")
+    needed = ("attention", "engines.embedded", "export", "models.first_layer", "selection", "verifying")
+    processes = with_imported("pandas", *(f"longattn.{name}" for name in needed))
     right = killed_and_given_again(processes, work, tmp_path, trials, "a run with SmolLM2", digests, is_sound)
     assert sum(name.startswith("tables/longattn") and name.endswith(".parquet") for name in right) > 1
