@@ -70,7 +70,7 @@ def compared(first: Mapping[str, npt.NDArray[Any]], second: Mapping[str, npt.NDA
         for name in ("ds", "score"):
             one, other = first[name][here], second[name][here]
             row: dict[str, Any] = {"source": source, "of": {"ds": "DS", "score": "LDS"}[name], "windows": len(one)}
-            row["spearman"] = float(np.corrcoef(ranks(one), ranks(other))[0, 1])
+            row["1 - spearman"] = 1 - float(np.corrcoef(ranks(one), ranks(other))[0, 1])
             for share in SHARES:
                 count = max(1, round(share * len(one)))
                 best = [set(np.argsort(-values, kind="stable")[:count].tolist()) for values in (one, other)]
