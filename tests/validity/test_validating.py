@@ -1,6 +1,7 @@
 """Whole validations of a tiny model on a small corpus."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -171,6 +172,24 @@ def test_of_two_documents_of_one_id_the_first_is_looked_at(recipe, tmp_path):
     (found,) = sample(verbs.prepare(recipe, tmp_path), corpus.list_units(recipe.corpus), 8, seed=0).values()
     assert sorted(one.window.start for one in found) == [0, 43, 86]
     assert {one.window.doc_tokens for one in found} == {150}
+
+
+def test_a_copy_of_the_corpus_in_another_place_gives_the_same_sample(recipe, tmp_path):
+    """Enough is found in a few of many units, in whose names stand place and time."""
+    found = []
+    for name in ("here", "elsewhere"):
+        place = tmp_path / name / "corpus"
+        place.mkdir(parents=True)
+        for number in range(80):
+            lines = [json.dumps({"id": f"{number}-{i}", "text": f"{number} {i} " * 40}) + "\n" for i in range(4)]
+            (place / f"{number}.jsonl").write_text("".join(lines))
+            os.utime(place / f"{number}.jsonl", (number, len(found)))
+        given = replace(recipe, corpus=settings.Corpus(inputs=(f"all={place}",), unit_bytes=1000))
+        units = corpus.list_units(given.corpus)
+        found.append([one.window.id for one in sample(verbs.prepare(given, tmp_path), units, 8, seed=0)["all"]])
+    assert len(units) > 10
+    assert found[0] == found[1]
+    assert len({window.rpartition("@")[0] for window in found[0]}) < 80
 
 
 def test_sampling_takes_as_many_documents_as_there_are(recipe, tmp_path):
