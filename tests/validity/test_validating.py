@@ -95,10 +95,13 @@ def test_what_a_source_does_not_allow_is_said(validated):
 
 
 def test_fewer_pairs_for_a_scorer_are_the_first_ones(recipe, tmp_path):
-    rule = replace(RULE, pairs=16, pairs_for={"length": 8}, controls=("spliced-2",))
-    found = trials.validate(replace(recipe, scorers=()), tmp_path, rule, "cpu")
+    rule = replace(RULE, pairs=16, pairs_for={"length": 8, "prolong": 8}, controls=("spliced-2",))
+    found = trials.validate(replace(recipe, scorers=("prolong",)), tmp_path, rule, "cpu")
     pairs = {s.scorer: s.pairs for s in found.separations if s.source == "many"}
-    assert pairs == {"token_null": 16, "length": 8, "random": 16}
+    assert pairs == {"prolong": 8, "token_null": 16, "length": 8, "random": 16}
+    # a setting of that name is something else
+    assert found.scorers["prolong"]["pairs"] == 8
+    assert found.scorers["prolong"]["settings"]["pairs"] == 500
 
 
 def test_what_controls_are_made_of_is_on_disk(validated):

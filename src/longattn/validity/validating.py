@@ -84,7 +84,7 @@ class Validation:
     model: Mapping[str, str]
     window: int
     scorers: Mapping[str, Mapping[str, Any]]
-    """By label: the scorer's name and settings."""
+    """By label: the number of ``pairs`` measured, the ``scorer``'s name and its ``settings``."""
     sources: Mapping[str, Mapping[str, int]]
     """By source: intact windows and documents."""
     separations: Sequence[Separation]
@@ -161,10 +161,10 @@ def check_rule(rule: settings.Validating) -> None:
 
 def _facts(scorer: Scorer) -> dict[str, Any]:
     """A scorer's name and settings, without the place of its pilot on this machine; the pilot's hash says which."""
-    found = {"scorer": scorer.name, **settings.plain(scorer)}
+    chosen = settings.plain(scorer)
     if isinstance(scorer, PilotScorer):
-        del found["pilot"]
-    return found
+        del chosen["pilot"]
+    return {"scorer": scorer.name, "settings": chosen}
 
 
 def _separations(
