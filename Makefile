@@ -36,7 +36,7 @@ browser: $(VENV)/.dev
 	$(VENV)/bin/playwright install --only-shell chromium
 
 # faults, injected many times over: what `make test` does a bounded number of; ends with a table. Trials wait for disks,
-# signals and clocks most of the time, so there are two processes for each core
+# signals and clocks now and then, so there are two processes for each core, of one thread each
 torture: $(VENV)/.dev $(VENV)/.run
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --torture --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses 8 \
 	  --dist worksteal --durations 25 tests/torture

@@ -56,7 +56,7 @@ def main() -> None:
         "share_%": 100 * sum(waits) / seconds,
         "longest_s": max(waits),
     }
-    publish([row], options.json)
+    publish([row], options.json, length=options.length, unit_bytes=options.unit_bytes)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def test_keys_outside_of_all_spans_count_in_the_softmax():
 @pytest.mark.parametrize("num_keys", [1, 2, 63, 1000])
 @pytest.mark.parametrize("heads", [(4, 1), (9, 3), (2, 2)])
 @pytest.mark.parametrize("tile", [1, 5000])
-def test_span_mass_equals_the_reference(num_keys, heads, tile, generator, monkeypatch):
+@pytest.mark.parametrize("alike", [False, True], ids=["uneven spans", "even spans"])
+def test_span_mass_equals_the_reference(num_keys, heads, tile, alike, generator, monkeypatch):
     monkeypatch.setattr(spans, "TILE_ELEMENTS", {"cpu": tile})
     H, G = heads
     num_rows = max(1, num_keys // 8)
@@ -49,7 +50,10 @@ def test_span_mass_equals_the_reference(num_keys, heads, tile, generator, monkey
     # unsorted, with repeats and both ends
     limits = torch.randint(1, num_keys + 1, (num_rows,), generator=generator)
     limits[0], limits[-1] = num_keys, 1
-    edges = [0, 0, num_keys // 3, num_keys // 2, num_keys]
+    # even spans with something left over before and behind them
+    width = max(1, num_keys // 9)
+    even = range(num_keys % 5, num_keys + 1, width)
+    edges = [0, *even] if alike and len(even) > 1 else [0, 0, num_keys // 3, num_keys // 2, num_keys]
     law = reference.span_mass(q, k, limits, edges, 0.25)
     assert_close(span_mass(q, k, limits=limits, edges=edges), law, bound(q, k))
 
