@@ -467,6 +467,24 @@ def test_the_pilot_of_token_null_is_fitted_once(recipe, tmp_path):
     assert len(list(out.glob("tables/token_null-*"))) == 1
 
 
+def test_a_copy_of_the_corpus_in_another_place_gives_the_same_pilot(recipe, tmp_path):
+    """The pilot is a few of many units, in whose names stand place and time."""
+    pilots = []
+    for name in ("here", "elsewhere"):
+        place = tmp_path / name / "corpus"
+        place.mkdir(parents=True)
+        for number in range(40):
+            lines = [orjson.dumps({"id": f"{number}-{i}", "text": text(4 * number + i, 300)}) + b"\n" for i in range(4)]
+            (place / f"{number}.jsonl").write_bytes(b"".join(lines))
+            os.utime(place / f"{number}.jsonl", (number, len(pilots)))
+        corpus = replace(recipe.corpus, inputs=(f"all={place}",), unit_bytes=1000)
+        out = tmp_path / name / "run"
+        verbs.measure(replace(recipe, corpus=corpus, scorers=("token_null",)), out, INLINE)
+        assert len(list(out.glob("tables/token_null-*/*.parquet"))) > 10
+        pilots.append(next((out / "pilots").iterdir()).read_bytes())
+    assert pilots[0] == pilots[1]
+
+
 def test_cutting_needs_no_scorer_and_measuring_goes_on_from_it(recipe, tmp_path):
     out = tmp_path / "run"
     counts = verbs.cut(recipe, out, INLINE)

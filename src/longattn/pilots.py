@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from longattn import settings
 from longattn.asking import look
+from longattn.corpus.files import place
 from longattn.errors import LongAttnError
 from longattn.measuring import Job, cut_unit
 from longattn.records import Window, WorkUnit
@@ -49,11 +50,14 @@ def _with_pilot(job: Job, units: Sequence[WorkUnit], device: str, scorer: Scorer
 
 
 def _sample(job: Job, units: Sequence[WorkUnit], count: int) -> list[Window]:
-    """About ``count`` windows from all over the corpus: units in the order of their hashes, evenly within each."""
+    """About ``count`` windows from all over the corpus, evenly within each unit; a copy of the corpus gives the same.
+
+    Units are taken in an order that has nothing to do with their names: by the hashes of their places.
+    """
     tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
     share = max(1, -(-count // max(1, min(len(units), 8))))
     sample: list[Window] = []
-    for unit in sorted(units, key=lambda unit: unit.id):
+    for unit in sorted(units, key=lambda unit: hashlib.sha256(place(unit).encode()).digest()):
         windows = cut_unit(unit, job, tokenizer).windows
         sample += windows[:: max(1, len(windows) // share)][:share]
         if len(sample) >= count:

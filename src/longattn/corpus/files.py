@@ -13,7 +13,7 @@ from longattn import stores
 from longattn.addresses import is_uri, without_options
 from longattn.corpus.streams import TRUNCATED, BoundedStream, ExpandsTooMuchError, XzStream
 from longattn.errors import StoreError
-from longattn.records import Slice
+from longattn.records import Slice, WorkUnit
 
 Format = Literal["jsonl", "parquet", "text"]
 
@@ -52,6 +52,11 @@ def kind_of(file: str, text_suffixes: tuple[str, ...]) -> Kind | None:
 def relative_name(part: Slice) -> str:
     """The file's name below the input that it was found under, with ``/`` between folders."""
     return without_options(part.file).removeprefix(part.root).lstrip("/")
+
+
+def place(unit: WorkUnit) -> str:
+    """What a unit covers, without where the corpus is and since when: the units of a copy have the same places."""
+    return "\0".join(f"{relative_name(part)}\0{part.start}\0{part.stop}" for part in unit.slices)
 
 
 def resolve(file: str) -> tuple[FileSystem, str]:

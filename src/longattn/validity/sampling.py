@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from longattn.corpus.files import relative_name
+from longattn.corpus.files import place
 from longattn.measuring import Job, cut_unit
 from longattn.records import Window, WorkUnit
 from longattn.tokens import Tokenizer
@@ -40,7 +40,7 @@ def sample(job: Job, units: Sequence[WorkUnit], count: int, seed: int) -> Sample
     another place has too: by the hashes of names below the input, and of which part of a file.
     """
     groups: dict[tuple[str | None, str], list[WorkUnit]] = {}
-    for unit in sorted(units, key=lambda unit: digest(seed, _place(unit))):
+    for unit in sorted(units, key=lambda unit: digest(seed, place(unit))):
         groups.setdefault((unit.slices[0].source, unit.slices[0].root), []).append(unit)
     tokenizer = Tokenizer.load(job.checkpoint.tokenizer_file)
     found: dict[str, dict[str, list[Intact]]] = {}
@@ -54,11 +54,6 @@ def sample(job: Job, units: Sequence[WorkUnit], count: int, seed: int) -> Sample
             if here and all(_enough(found[name], count) for name in here):
                 break
     return {name: _in_turn(documents, seed) for name, documents in sorted(found.items())}
-
-
-def _place(unit: WorkUnit) -> str:
-    """What a unit covers, without where the corpus is and when it was put there."""
-    return "\0".join(f"{relative_name(part)}\0{part.start}\0{part.stop}" for part in unit.slices)
 
 
 def digest(seed: int, name: str) -> str:
