@@ -46,10 +46,11 @@ fuzz: $(VENV)/.dev
 	$(PIP) --editable '.[assurance]'
 	$(VENV)/bin/python tests/fuzz/fuzz.py $(FUZZ)
 
-# changes to the code that decides, each of which a test must notice; [tool.mutmut] names the code and its tests
+# changes to the code that decides, each of which a test must notice; [tool.mutmut] names the code and its tests. All take
+# hours: MUTATION="'*__mutmut_*7'" for every tenth, MUTATION="'longattn.seals*'" for a module
 mutation: $(VENV)/.dev
 	$(PIP) --editable '.[assurance]'
-	$(VENV)/bin/mutmut run $(MUTATION)
+	$(VENV)/bin/python tests/mutate.py run $(MUTATION)
 
 # lines and branches of the code that decides which the tests reach; COVERAGE="tests/corpus" for a part of the tests
 coverage: $(VENV)/.dev

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # the same examples everywhere; how long one takes is the affair of the machine
 settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+# an example that fails is all that mutation testing asks for, not the smallest one
+settings.register_profile("mutation", settings.get_profile("project"), phases=(Phase.explicit, Phase.generate))
 
 # a shell starts what goes to the background with SIGINT ignored, and Python leaves it so
 signal.signal(signal.SIGINT, signal.default_int_handler)
