@@ -25,6 +25,7 @@ from longattn.selection import database as database_module
 from longattn.selection.database import open_database
 from longattn.selection.moments import moments_by
 from longattn.selection.near_duplicates import num_bands
+from longattn.selection.summary import NUM_BINS
 from longattn.settings import Selecting, plain
 from longattn.tables import RunFolder
 
@@ -544,6 +545,30 @@ def test_readings_are_shown_and_summarised_under_their_names(tmp_path):
         "other.ds": 3.0,
         "ds@4": -0.1,
     }
+
+
+def test_histograms_count_windows_between_edges_that_far_outliers_do_not_stretch(tmp_path):
+    values = {
+        "even": [*np.linspace(2, 10, 101).tolist(), 5000.0, -3000.0],
+        "one outlier above": [*np.linspace(-4, 4, 50).tolist(), 40.0],
+        "one value": [3.0] * 5,
+        "zeros": [0.0] * 4,
+    }
+    rows = [row for source, ds in values.items() for row in documents(ds, source=source, prefix=source)]
+    selection = choose(write(tmp_path, rows, 3), Selecting(count=4), score=column("ds"))
+    edges = {"one value": (1.5, 4.5), "zeros": (-0.5, 0.5)}
+    for source, numbers in values.items():
+        found = selection.sources[source].quantities["ds"]
+        low, high = edges.get(source, (min(numbers), max(numbers)))
+        if source not in edges:
+            lower, upper = np.quantile(numbers, [0.25, 0.75], method="inverted_cdf")
+            reach = 4 * (upper - lower)
+            low, high = max(low, lower - reach), min(high, upper + reach)
+        np.testing.assert_allclose(found.edges, np.linspace(low, high, NUM_BINS + 1), rtol=1e-12)
+        for distribution, some in ((found.scored, numbers), (found.kept, sorted(numbers)[-4:])):
+            bins = np.floor((np.array(some) - low) / (high - low) * NUM_BINS).astype(int)
+            counted = np.bincount(np.clip(bins, 0, NUM_BINS - 1), minlength=NUM_BINS)
+            assert distribution.histogram == counted.tolist()
 
 
 def test_a_histogram_is_not_stretched_by_an_outlier(tmp_path):

@@ -23,6 +23,7 @@ from longattn.records import Slice, WorkUnit
 from longattn.report.selections import load_selection, reading
 from longattn.tables import (
     RunFolder,
+    _excluded_by,
     append_line,
     durable,
     file_sha256,
@@ -436,3 +437,22 @@ def test_a_run_and_its_shards_are_not_held_together(run):
         pass
     with run.lock(), run.lock("ledger"):
         pass
+
+
+def test_who_changes_the_manifest_waits_for_who_does_so_already(run):
+    waiting = threading.Thread(target=run.update_manifest, kwargs={"a": 1})
+    with run.lock("manifest"):
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join()
+    assert run.manifest()["a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "excluded"),
+    [("run", {"0-of-2", "3-of-8"}), ("0-of-2", {"run"}), ("manifest", set()), ("ledger", set())],
+)
+def test_a_part_of_a_run_in_a_store_excludes_the_whole_and_the_other_way_round(part, excluded):
+    others = {"run", "0-of-2", "3-of-8", "manifest", "ledger"} - {part}
+    assert set(filter(_excluded_by(part), others)) == excluded - {part}
