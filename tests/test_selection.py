@@ -725,6 +725,36 @@ def test_tables_that_do_not_fit_together_are_refused(tmp_path):
         choose(tables, Selecting())
 
 
+@pytest.mark.parametrize("change", [{"window_id": "d000@10"}, {"doc_id": "d001"}, {"start": 10}])
+def test_ids_that_are_not_made_of_document_and_start_are_refused(tmp_path, change):
+    tables = write(tmp_path, [documents([0.1])[0] | change])
+    with pytest.raises(RunError, match="are not made of document and start; measure it again"):
+        choose(tables, Selecting())
+
+
+def test_signatures_of_different_lengths_are_refused(tmp_path):
+    rows = documents([0.1, 0.2])
+    rows[1]["minhash"] = [0] * (NUM_VALUES - 1)
+    with pytest.raises(ValueError, match=r"one length, got lengths from 31 to 32; measure minhash again$"):
+        choose(write(tmp_path, rows), Selecting(near_duplicates=0.8))
+
+
+def test_an_error_that_is_not_of_the_users_condition_is_not_blamed_on_it(tmp_path):
+    import duckdb
+
+    tables = write(tmp_path, documents([0.1]))
+    inputs = loading.Inputs(tables.units, {"windows": tables.windows})
+    with pytest.raises(duckdb.DataError, match="what it was"), loading._condition_errors(None, inputs):
+        raise duckdb.DataError("what it was")
+
+
+def test_a_database_that_cannot_be_made_is_an_error(tmp_path):
+    import duckdb
+
+    with duckdb.connect() as connection, pytest.raises(duckdb.IOException):
+        database_module._attach(connection, tmp_path / "no such folder" / "rows.duckdb")
+
+
 def test_a_formula_over_a_missing_column_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'longattn' has no column 'dz'"):
         choose(write(tmp_path, documents([0.1])), Selecting(), score=column("dz"))
@@ -751,6 +781,12 @@ def test_a_table_of_the_users_own_that_cannot_be_joined_is_refused(tmp_path, row
     path.write_bytes(b"window_id,quality") if rows is None else pq.write_table(pa.table(rows), path)
     extra = {"own": Formula(path, Constant(0.0))}
     with pytest.raises((ValueError, RunError), match=f"own.parquet.* {message}"):
+        choose(write(tmp_path, documents([0.1])), Selecting(weights={"column:quality": 1.0}), extra=extra)
+
+
+def test_a_table_of_the_users_own_that_is_not_there_is_named(tmp_path):
+    extra = {"own": Formula(tmp_path / "own.parquet", Constant(0.0))}
+    with pytest.raises(RunError, match=r"no table 'own' at .*own.parquet; keep.tables must name Parquet files"):
         choose(write(tmp_path, documents([0.1])), Selecting(weights={"column:quality": 1.0}), extra=extra)
 
 

@@ -11,6 +11,7 @@ import secrets
 import stat
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from longattn.errors import DamageError, RunError
 from longattn.export.rereading import read_selection
 from longattn.records import Slice, WorkUnit
 from longattn.report.selections import load_selection, reading
+from longattn.stores import Entry
 from longattn.tables import (
     RunFolder,
     _excluded_by,
@@ -329,6 +331,19 @@ def overwrite(path, place, content):
 
 def receive(units, **other):
     write_sealed(units.receipt_file(UNIT), read_sealed(units.receipt_file(UNIT)) | other)
+
+
+def test_a_file_of_a_store_is_not_fetched_to_see_that_it_has_another_size(units):
+    receipt = units.receipt(UNIT)
+    units.file(UNIT).unlink()
+    name = units.file(UNIT).relative_to(units.run.root).as_posix()
+    for size in (receipt.num_bytes, receipt.num_bytes + 1):
+        listed = replace(units, run=replace(units.run, listing={name: Entry(size, 0)}))
+        if size == receipt.num_bytes:
+            assert listed.receipt(UNIT) == receipt
+        else:
+            with pytest.raises(DamageError, match=f"it has {size} bytes, not {receipt.num_bytes}"):
+                listed.receipt(UNIT)
 
 
 def test_changed_bytes_of_a_page_are_seen_when_they_are_read(units):

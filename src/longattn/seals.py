@@ -93,10 +93,6 @@ class _Sink:
             self._file.write(data)
         return len(data)
 
-    def tell(self) -> int:
-        """Bytes so far."""
-        return self._num_bytes
-
     def flush(self) -> None:
         """Nothing: the file is flushed and synced by who opened it."""
 
