@@ -732,6 +732,29 @@ def test_ids_that_are_not_made_of_document_and_start_are_refused(tmp_path, chang
         choose(tables, Selecting())
 
 
+@given(st.lists(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 12)), min_size=1, max_size=5), max_size=4))
+def test_what_a_window_may_share_with_others_is_no_less_than_what_it_shares(stretches):
+    """Of each window of each stretch: how much further its start is than the one before, and its tokens."""
+    starts = [np.cumsum([step for step, _ in stretch]) for stretch in stretches]
+    spans = [
+        [(int(a), int(a) + n) for a, (_, n) in zip(*both, strict=True)] for both in zip(starts, stretches, strict=True)
+    ]
+    flat = [span for stretch in spans for span in stretch]
+    begins = np.array([k == 0 for stretch in spans for k in range(len(stretch))], bool)
+    start, stop = np.array(flat, np.int64).reshape(-1, 2).T
+    found = iter(loading._shared(begins, start, stop - start).tolist())
+    for stretch in spans:
+        shortest = max(1, min(stop - start for start, stop in stretch))
+        for k, (start, stop) in enumerate(stretch):
+            before = max((end for _, end in stretch[:k]), default=start) - start
+            after = stop - min((begin for begin, _ in stretch[k + 1 :]), default=stop)
+            bound = np.float32(max(0, before, after) / shortest)
+            assert next(found) == np.nextafter(bound, np.float32(np.inf))
+            others = stretch[:k] + stretch[k + 1 :]
+            assert all((min(stop, b) - max(start, a)) / shortest <= bound for a, b in others)
+    assert next(found, None) is None
+
+
 def test_signatures_of_different_lengths_are_refused(tmp_path):
     rows = documents([0.1, 0.2])
     rows[1]["minhash"] = [0] * (NUM_VALUES - 1)

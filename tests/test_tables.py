@@ -282,6 +282,12 @@ def test_a_unit_that_was_committed_is_read_back(units):
     }
 
 
+def test_settings_of_a_table_are_written_once(units):
+    inode = (units.folder / "settings.json").stat().st_ino
+    units.describe()
+    assert (units.folder / "settings.json").stat().st_ino == inode
+
+
 def test_units_are_read_in_the_order_given(units):
     units.commit("other", pa.table({"a": [4], "b": ["v"]}), {}, {})
     assert [table.to_pydict() for table in units.read(["other", UNIT], ["a"])] == [{"a": [4]}, {"a": [1, 2, 3]}]
