@@ -225,7 +225,7 @@ class Store:
             contextlib.suppress(FileNotFoundError),
             file_system.open_input_stream(path) as stream,
         ):
-            while block := stream.read(_BLOCK_BYTES):
+            while block := stream.read_buffer(_BLOCK_BYTES):
                 found.update(block)
         return found.hexdigest()
 

@@ -1,6 +1,7 @@
 """Compressed streams: xz as the format allows it, and an end to what a small file may grow to."""
 
 import lzma
+import tracemalloc
 import zlib
 
 import pyarrow as pa
@@ -34,6 +35,27 @@ def test_xz_that_needs_much_memory_is_refused(write, read):
     file.write_bytes(data)
     (reject,) = read(file)
     assert (reject.reason, reject.detail) == ("unreadable", "xz: Memory usage limit exceeded")
+
+
+@pytest.mark.parametrize("suffix", [*PACKED, "damaged later.gz"])
+def test_a_damaged_file_costs_no_memory(write, read, suffix):
+    """A corpus may have a hundred thousand of them."""
+    if suffix in PACKED:
+        file = write(f"a.jsonl{suffix}")
+        file.write_bytes(b"damaged")
+    else:
+        file = write("a.jsonl.gz", *[{"text": f"{n} {n * 7919}"} for n in range(9000)])
+        file.write_bytes(file.read_bytes()[:-5000] + bytes(5000))
+    tracemalloc.start()
+    try:
+        read(file)
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(10):
+            assert read(file)[-1].reason in ("unreadable", "truncated")
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000
 
 
 @pytest.mark.parametrize("suffix", PACKED)

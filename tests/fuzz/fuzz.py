@@ -24,6 +24,8 @@ def run_one(name: str, arguments: list[str]) -> None:
     """Fuzz one target in this process until libFuzzer ends it."""
     import atheris
 
+    # an install for editing finds the package before atheris is asked for it
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildInplaceFinder"]
     with atheris.instrument_imports(include=["longattn"]):
         import targets
 

@@ -119,7 +119,7 @@ def digest(file: str) -> str:
     """SHA-256 of the file's bytes as they are stored, 64 hexadecimal digits."""
     sha256 = hashlib.sha256()
     with open_seekable(file) as stream:
-        while block := stream.read(FETCH_BYTES):
+        while block := stream.read_buffer(FETCH_BYTES):
             sha256.update(block)
     return sha256.hexdigest()
 

@@ -230,7 +230,7 @@ def _whole(rules: Interpreter) -> bytearray | None:
     """The bytes of the file, None if there are too many."""
     data = bytearray()
     with _open_compressed(rules) as stream:
-        while block := stream.read(_BLOCK_BYTES):
+        while block := stream.read_buffer(_BLOCK_BYTES):
             data += block
             if len(data) > rules.corpus.max_doc_bytes:
                 return None

@@ -74,7 +74,7 @@ class Lines(Iterator[Line]):
     def _piece(self) -> memoryview:
         """The bytes up to the next line break or the end of the block; empty at the end of the stream."""
         if self._used == len(self._block):
-            self._block, self._used = self._stream.read(_BLOCK_BYTES), 0
+            self._block, self._used = self._stream.read_buffer(_BLOCK_BYTES).to_pybytes(), 0
         begin = self._used
         self._used = self._block.find(b"\n", begin) + 1 or len(self._block)
         return memoryview(self._block)[begin : self._used]

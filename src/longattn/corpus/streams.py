@@ -1,4 +1,8 @@
-"""Streams that the file system library lacks: xz, and any stream with an end to how much comes out of it."""
+"""Streams that the file system library lacks: xz, and any stream with an end to how much comes out of it.
+
+Here and wherever input is read, it is by ``read_buffer``: where pyarrow's ``read`` fails, as it does in a damaged file,
+the memory for what was asked for is never given back (as of 26.0.1).
+"""
 
 import io
 import lzma
@@ -31,7 +35,7 @@ class BoundedStream(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         """The next bytes; empty at the end."""
-        data = self._source.read(size)
+        data = self._source.read_buffer(size).to_pybytes()
         self._num_bytes += len(data)
         if self._num_bytes > self._max_bytes:
             raise ExpandsTooMuchError(
@@ -102,5 +106,5 @@ class XzStream(io.RawIOBase):
         return True
 
     def _fill(self) -> bool:
-        self._rest = self._source.read(_BLOCK_BYTES)
+        self._rest = self._source.read_buffer(_BLOCK_BYTES).to_pybytes()
         return bool(self._rest)
