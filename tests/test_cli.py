@@ -208,7 +208,7 @@ def test_a_variable_for_the_flag_of_another_verb_reaches_no_scorer_of_that_name(
 
 
 def test_a_command_that_is_not_understood_ends_with_2(asked, tmp_path):
-    files = {"list.yaml": "- keep", "torn.toml": "[keep", "unknown.toml": "kept = 1"}
+    files = {"list.yaml": "- keep", "torn.toml": "[keep", "unknown.toml": "kept = 1", "torn.yaml": "a]\nkeep: 1"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     commands = [["run", "x", "--length", "5"], ["run", "x", "--window.length", "many"], ["rum", "x"]]

@@ -108,7 +108,7 @@ def test_an_adapter_and_a_folder_of_gguf_files_are_explained(tmp_path):
         resolved(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["../secret.safetensors", "/etc/passwd", "model.bin", 3])
+@pytest.mark.parametrize("file", ["../secret.safetensors", "/etc/passwd", "model.bin", 3, {}])
 def test_an_index_that_leads_out_of_the_folder_is_refused(make_folder, file):
     folder = split_in_shards(make_folder("llama"))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))

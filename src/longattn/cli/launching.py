@@ -64,7 +64,11 @@ def _reader(file: Path) -> cyclopts.config.Toml | cyclopts.config.Yaml:
 
 
 def _keys_of(source: cyclopts.config.Dict | cyclopts.config.Toml | cyclopts.config.Yaml) -> dict[str, Any]:
-    found: Any = source.config
+    try:
+        found: Any = source.config
+    except TypeError as error:
+        # of YAML's errors, some have no text where cyclopts looks for it (5.4.0); the one it was about is the context
+        raise cyclopts.CycloptsError(msg=f"{source.source} cannot be read: {error.__context__}") from error
     if not isinstance(found, dict):
         raise cyclopts.CycloptsError(msg=f"{source.source} must hold settings by name, not a {type(found).__name__}")
     return found

@@ -213,7 +213,7 @@ def parse_index(name: str, content: bytes) -> dict[str, str]:
     files = index.get("weight_map")
     if not isinstance(files, dict) or not files:
         raise ModelError(f"{name}: {INDEX_FILE} has no weight_map")
-    for file in set(files.values()):
+    for file in files.values():
         if not isinstance(file, str) or PurePosixPath(file).name != file or not file.endswith(".safetensors"):
             raise ModelError(f"{name}: {INDEX_FILE} names {file!r}, which is no safetensors file beside it")
     return files
