@@ -6,7 +6,8 @@ would be noticed.
 
 import sys
 
-from mutmut.__main__ import cli
+if __name__ == "__main__":
+    from mutmut.__main__ import cli
 
-sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildInplaceFinder"]
-cli(prog_name="mutmut")
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildInplaceFinder"]
+    cli(prog_name="mutmut")
