@@ -117,7 +117,7 @@ def test_units_that_are_left_out_have_failed_once_however_many_entries_they_have
     assert (found["scored.first"], found["scored.second"]) == (6, 2)
 
 
-def test_of_documents_with_one_id_the_first_by_file_and_position_counts(make, monkeypatch):
+def test_of_documents_with_one_id_the_first_by_file_and_position_counts(make):
     b, a = units = unit_of("b"), unit_of("a")
     books = make(*units)
     again = {"doc_id": "same"}

@@ -471,12 +471,9 @@ def test_a_copy_of_the_corpus_in_another_place_gives_the_same_pilot(recipe, tmp_
     """The pilot is a few of many units, in whose names stand place and time."""
     pilots = []
     for name in ("here", "elsewhere"):
-        place = tmp_path / name / "corpus"
-        place.mkdir(parents=True)
-        for number in range(40):
-            lines = [orjson.dumps({"id": f"{number}-{i}", "text": text(4 * number + i, 300)}) + b"\n" for i in range(4)]
-            (place / f"{number}.jsonl").write_bytes(b"".join(lines))
-            os.utime(place / f"{number}.jsonl", (number, len(pilots)))
+        place = write_corpus(tmp_path / name / "corpus", files=40, documents=4)
+        for number, file in enumerate(sorted(place.iterdir())):
+            os.utime(file, (number, len(pilots)))
         corpus = replace(recipe.corpus, inputs=(f"all={place}",), unit_bytes=1000)
         out = tmp_path / name / "run"
         verbs.measure(replace(recipe, corpus=corpus, scorers=("token_null",)), out, INLINE)
