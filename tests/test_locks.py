@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 
@@ -161,6 +162,33 @@ def test_a_claim_to_a_lock_that_was_given_back_is_void(path, monkeypatch):
         assert sorted(p.name for p in path.parent.iterdir()) == [".lock", "other"]
 
 
+@pytest.mark.parametrize("left_by", ["nobody", "a process that is gone"])
+@pytest.mark.parametrize("still_held", [True, False])
+def test_who_is_faster_gets_it_and_who_gave_it_back_is_in_nobodys_way(path, left_by, still_held, monkeypatch):
+    """Another process takes the lock, or takes it over, just before this one would."""
+    other, create = elsewhere(), locks._create
+    if left_by != "nobody":
+        write(path, gone_here())
+
+    def late(target, owner):
+        monkeypatch.setattr(locks, "_create", create)
+        assert locks._take(path, other) is None
+        if still_held:
+            return create(target, owner)
+        # it is seen that the name is there, and then it is gone
+        path.unlink()
+        return False
+
+    monkeypatch.setattr(locks, "_create", late)
+    if still_held:
+        with pytest.raises(RunError, match=r"in use by .* on another"), locked(path):
+            pass
+    else:
+        with locked(path) as owner:
+            assert holder(path) == owner
+        assert list(path.parent.iterdir()) == []
+
+
 def test_an_owner_that_lost_its_lock_stops(path):
     def work():
         with locked(path):
@@ -179,6 +207,88 @@ def test_without_hard_links_a_lock_is_created_by_its_name_alone(path, monkeypatc
     with locked(path), pytest.raises(RunError, match="in use"), locked(path):
         pass
     assert list(path.parent.iterdir()) == []
+
+
+def test_without_hard_links_only_one_of_two_at_the_same_time_creates_it(path, monkeypatch):
+    def refuse(*_):
+        write(path, elsewhere())
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(locks.os, "link", refuse)
+    with pytest.raises(RunError, match=r"in use by .* on another"), locked(path):
+        pass
+    assert [p.name for p in path.parent.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("moment", ["_age", "_touched"])
+def test_a_lock_that_is_given_back_while_it_is_watched_is_free(path, moment, monkeypatch):
+    write(path, elsewhere())
+    os.utime(path, (1, 1))
+    real = getattr(locks, moment)
+
+    def given_back(looked_at):
+        looked_at.unlink(missing_ok=True)
+        return real(looked_at)
+
+    monkeypatch.setattr(locks, moment, given_back)
+    with locked(path, wait=True) as owner:
+        assert holder(path) == owner
+
+
+def test_only_what_locks_leave_is_removed_and_no_claim_to_the_owner(path, monkeypatch):
+    mine = Owner.this()
+    monkeypatch.setattr(Owner, "this", lambda: mine)
+    for name in (f".lock.{mine.token}", f".lock.{'0' * 16}", ".lock.notes"):
+        write(path.with_name(name), elsewhere())
+    with locked(path):
+        assert sorted(p.name for p in path.parent.iterdir()) == sorted([".lock", f".lock.{mine.token}", ".lock.notes"])
+
+
+def test_a_touch_that_fails_is_told_and_the_next_one_counts(path, monkeypatch, caplog):
+    real, touched = os.utime, threading.Event()
+
+    def fails_once(target):
+        if not touched.is_set():
+            touched.set()
+            raise OSError(5, "Input/output error")
+        real(target)
+
+    monkeypatch.setattr(locks.os, "utime", fails_once)
+    with locked(path) as owner:
+        real(path, (1, 1))
+        assert touched.wait(5)
+        deadline = time.monotonic() + 5
+        while path.stat().st_mtime == 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 1
+        assert holder(path) == owner
+    assert f"{path} cannot be touched: [Errno 5] Input/output error" in caplog.text
+
+
+@pytest.mark.parametrize("of_others", [False, True])
+def test_where_the_system_tells_nothing_of_processes_their_numbers_count(path, of_others, monkeypatch):
+    """As on macOS; a process of another user is one that lives."""
+
+    def unknown(*_):
+        raise FileNotFoundError("no /proc here")
+
+    monkeypatch.setattr(locks.Path, "readlink", unknown)
+    living = Owner.this()
+    assert (living.machine, living.is_here, living.lives) == ("", True, True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    write(path, replace(living, pid=gone.pid))
+    assert holder(path) is None
+    if of_others:
+
+        def refused(*_):
+            raise PermissionError("not yours")
+
+        monkeypatch.setattr(locks.os, "kill", refused)
+    write(path, living)
+    assert holder(path) == living
+    with pytest.raises(RunError, match="is in use by"), locked(path):
+        pass
 
 
 def test_a_lock_that_cannot_be_read_is_someones_until_it_is_old(path):

@@ -119,19 +119,22 @@ def _living(path: Path) -> Owner | None:
 
 
 def _take(path: Path, mine: Owner) -> Owner | None:
-    """Try to take the lock; returns the owner that is in the way, or None if there is none."""
+    """Try to take the lock; returns the owner that is in the way, or None if there is none.
+
+    Where another process was faster and has given it back already, it is tried again.
+    """
     chain, owner = _last(path)
     if owner is None:
-        return None if _create(path, mine) else _last(path)[1] or mine
+        return None if _create(path, mine) else _last(path)[1] or _take(path, mine)
     if not _is_gone(chain[-1], owner):
         return owner
     claim = path.with_name(f"{path.name}.{owner.token}")
     if not _create(claim, mine):
-        return _last(path)[1] or mine
+        return _last(path)[1] or _take(path, mine)
     if _last(path)[1] != mine:
         # the lock was given back meanwhile, so the claim is to nothing
         claim.unlink(missing_ok=True)
-        return _last(path)[1] or owner
+        return _last(path)[1] or _take(path, mine)
     log.warning("%s was left behind by %s and is taken over", path, owner)
     with _written(path, mine) as temporary:
         temporary.rename(path)

@@ -11,9 +11,9 @@ from faulty import Box
 from test_crashes import both, calm
 
 from longattn import verbs
-from longattn.errors import DamageError, LongAttnError
+from longattn.errors import DamageError
 from longattn.seals import SealError, seal_json, unseal_json
-from longattn.tables import RunFolder, write_sealed
+from longattn.tables import RunFolder
 
 UNCHECKED = (".lock", "progress")
 """Files that only say who works and how far."""
@@ -127,83 +127,3 @@ def test_sealed_json_is_refused_after_any_change():
     for length in range(len(content)):
         with pytest.raises(SealError):
             unseal_json(content[:length])
-
-
-@pytest.fixture
-def run(boxes):
-    """A finished run that a test may change."""
-    with boxes.one() as box:
-        finish(box)
-        yield box.output
-
-
-def test_what_is_gone_is_named(run):
-    (run / "report.html").unlink()
-    (run / "export" / "data" / "part-00000.parquet").unlink()
-    unit = next((run / "tables").glob("length-*/unit-*.parquet"))
-    unit.unlink()
-    found = verbs.verify(run)
-    names = {"report.html", "export/data/part-00000.parquet", str(unit.relative_to(run))}
-    assert {one.file for one in found.damaged} == names
-    assert all(one.remedy for one in found.damaged)
-
-
-def test_a_stopped_run_is_unfinished_and_not_damaged(run):
-    unit = next((run / "tables").glob("length-*/unit-*.json"))
-    unit.unlink()
-    (run / ".plan.parquet.0123abcd.tmp").write_text("half")
-    (run / "tables" / "length-0123456789abcdef").mkdir()
-    found = verbs.verify(run)
-    assert found.damaged == []
-    assert any("1 of 2 work units are not in length-" in sentence for sentence in found.unfinished)
-    assert found.strangers == [".plan.parquet.0123abcd.tmp"]
-
-
-def test_who_was_stopped_while_replacing_a_file_left_no_damage(run):
-    def stopped() -> None:
-        with RunFolder(run).replacing("report.html"):
-            (run / "report.html").write_text("another")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped()
-    found = verbs.verify(run)
-    assert found.damaged == []
-    assert found.unfinished == ["whoever wrote report.html was stopped: run `longattn report` again"]
-
-
-def test_what_was_made_from_an_earlier_selection_is_named(run):
-    with RunFolder(run).replacing("selection.parquet"):
-        (run / "selection.parquet").write_bytes((run / "selection.parquet").read_bytes())
-    assert verbs.verify(run).unfinished == []
-    facts = RunFolder(run).manifest()
-    facts["files"]["report.html"]["of"] = "0" * 64
-    write_sealed(run / "manifest.json", facts)
-    (sentence,) = verbs.verify(run).unfinished
-    assert sentence == "report.html was made from an earlier selection: run `longattn report` again"
-
-
-def test_a_ledger_that_is_not_that_of_the_tables_is_named(run):
-    facts = RunFolder(run).manifest()
-    facts["ledger"]["documents"] += 1
-    write_sealed(run / "manifest.json", facts)
-    (sentence,) = verbs.verify(run).unfinished
-    assert "a ledger of other tables" in sentence
-
-
-def test_settings_of_another_table_are_damage(run):
-    folder = next((run / "tables").glob("length-*"))
-    write_sealed(folder / "settings.json", {"format": 1})
-    (one,) = verbs.verify(run).damaged
-    assert one.problem == "these are not the settings that the folder is named after"
-
-
-def test_a_folder_without_a_plan_is_no_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no run folder"):
-        verbs.verify(tmp_path)
-
-
-def test_a_damaged_manifest_is_not_read(run):
-    flip(run / "manifest.json", 999)
-    with pytest.raises(LongAttnError, match=r"manifest.json is damaged: .*; delete it"):
-        RunFolder(run).manifest()
