@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs browser torture fuzz mutation coverage bench clean
+.PHONY: demo test docs browser torture fuzz mutation coverage bench lock clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/python examples/demo.py demo
@@ -62,6 +62,12 @@ coverage: $(VENV)/.dev
 # BENCH="--quick", or "--released DIR --released-python PYTHON" to run the released code beside ours
 bench: $(VENV)/.run
 	$(VENV)/bin/python benchmarks/bench.py $(BENCH)
+
+# requirements.lock: what `longattn[torch,fast,dedup]` is installed from, each file with its hash, on every platform
+lock: $(VENV)/bin/python
+	$(PIP) uv
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --constraint constraints.txt \
+	  --extra torch --extra fast --extra dedup --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) demo bench docs/_build

@@ -1,5 +1,6 @@
 """Parquet: columns of every kind that can hold text, bad rows, bad files, splits by row group."""
 
+import contextlib
 import random
 import re
 import subprocess
@@ -28,6 +29,18 @@ def write_table(tmp_path):
         return tmp_path / name
 
     return write
+
+
+@contextlib.contextmanager
+def counted():
+    """A pool of memory that pyarrow uses meanwhile, and that knows the most it had to give."""
+    default = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(default)
+    pa.set_memory_pool(counting)
+    try:
+        yield counting
+    finally:
+        pa.set_memory_pool(default)
 
 
 TEXT_TYPES = [
@@ -158,15 +171,53 @@ def test_memory_does_not_grow_with_the_row_group(write_table, read):
     texts = [random.Random(n).randbytes(30_000).hex() for n in range(2000)]
     # a page is the smallest piece that can be read; ours shall be small
     file = write_table(text=texts, write_batch_size=8, use_dictionary=False)
-    default = pa.default_memory_pool()
-    counting = pa.proxy_memory_pool(default)
-    pa.set_memory_pool(counting)
-    try:
+    with counted() as memory:
         assert len(read(file)) == 2000
-    finally:
-        pa.set_memory_pool(default)
     assert file.stat().st_size > 60_000_000
-    assert counting.max_memory() < 32_000_000
+    assert memory.max_memory() < 32_000_000
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from longattn.corpus import list_units, read_unit
+from longattn.settings import Corpus
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+corpus = Corpus(inputs=(sys.argv[1],))
+(unit,) = list_units(corpus)
+before = peak()
+for reject in read_unit(unit, corpus):
+    print(reject.reason, re.search(r"expected \\(.*\\)", reject.detail)[0])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of its processes")
+@pytest.mark.parametrize("claimed", [1_455_248_618, 2**31 - 1])
+def test_memory_is_not_what_the_header_of_a_page_claims(write_table, claimed):
+    """A file of some hundred bytes, changed so that one page says that it is so long; found by fuzzing."""
+    file = write_table(text=["a text of a page", "another"], use_dictionary=False)
+    start = pq.read_metadata(file).row_group(0).column(0).data_page_offset
+    size = varint(2 * claimed)
+    # in Thrift's compact protocol: a data page, one byte unpacked, so many packed, and nothing more is said of it
+    header = bytes([0x15, 0, 0x15, 2, 0x15, *size, 0])
+    data = bytearray(file.read_bytes())
+    data[start : start + len(header)] = header
+    file.write_bytes(data)
+    # what a buffered stream takes is counted by no pool
+    child = subprocess.run([sys.executable, "-c", PEAK, str(file)], capture_output=True, text=True, check=True)
+    assert f"unreadable expected ({claimed})" in child.stdout
+    assert int(child.stdout.split()[-1]) < 32_000
+
+
+def varint(number):
+    """Seven bits a byte, the lowest first."""
+    found = []
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return [*found, number]
 
 
 def test_mutated_files_end_in_rejects_and_never_in_an_exception(write_table, read):
@@ -237,17 +288,12 @@ def test_a_long_text_stored_once_for_many_rows_is_not_copied_for_each_of_them(wr
     """300 rows of 4 MB are 1.2 GB, in a file of some kilobytes."""
     rows = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), pa.array(["text " * 800_000]))
     file = write_table(text=rows)
-    default = pa.default_memory_pool()
-    counting = pa.proxy_memory_pool(default)
-    pa.set_memory_pool(counting)
-    try:
+    with counted() as memory:
         corpus = Corpus(inputs=(str(file),))
         lengths = [len(document.text) for unit in list_units(corpus) for document in read_unit(unit, corpus)]
-    finally:
-        pa.set_memory_pool(default)
     assert lengths == [4_000_000] * 300
     assert file.stat().st_size < 10_000_000
-    assert counting.max_memory() < 100_000_000
+    assert memory.max_memory() < 100_000_000
 
 
 EVERY_BYTE = """

@@ -2,14 +2,15 @@
 
 Each target of ``targets.py`` is driven by atheris in a process of its own, with the package's Python instrumented, so
 that inputs which reach new lines are kept and changed further. A fault is an exception that is no refusal, a signal,
-ten seconds for one input, or more than ``--memory``. What made it is left in ``--findings``, to become a test when the
-fault is mended. Libraries in C, C++ and Rust are not instrumented: they see what Python passes on.
+ten seconds or 256 MB for one input, or more than ``--memory`` in all. What made it is left in ``--findings``, to become
+a test when the fault is mended. Libraries in C, C++ and Rust are not instrumented: they see what Python passes on.
 """
 
 import argparse
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from pathlib import Path
 
 SECONDS_EACH = 10
 """For one input."""
+MEGABYTES_EACH = 256
+"""That one input may add to the most that the process has ever held; an input has 64 kB at most."""
 
 
 def run_one(name: str, arguments: list[str]) -> None:
@@ -34,8 +37,21 @@ def run_one(name: str, arguments: list[str]) -> None:
     for number, seed in enumerate(targets.TARGETS[name].seeds()):
         (folder / str(number)).write_bytes(seed)
         targets.check(name, seed)
-    atheris.Setup([sys.argv[0], *arguments, str(folder)], lambda data: targets.check(name, data) and None)
+
+    def check(data: bytes) -> None:
+        before = peak()
+        targets.check(name, data)
+        # libFuzzer looks now and then, and then does not know which input it was
+        if (grown := peak() - before) > MEGABYTES_EACH:
+            raise AssertionError(f"{grown} MB for an input of {len(data)} bytes")
+
+    atheris.Setup([sys.argv[0], *arguments, str(folder)], check)
     atheris.Fuzz()
+
+
+def peak() -> int:
+    """The most that this process has held so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def fuzz(name: str, seconds: float, findings: Path, memory: int, seed: int) -> dict[str, object]:

@@ -19,6 +19,7 @@ from longattn.settings import Corpus
 _BOM = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 128 * 2**10
 _FREE_BYTES = 64 * 2**20
+_WHOLE_BYTES = 16 * 2**20
 _BATCH_BYTES = 8 * 2**20
 _MAX_BATCH_ROWS = 1024
 _STRINGS = (pa.string(), pa.large_string(), pa.string_view())
@@ -108,12 +109,10 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
             meta = pq.read_metadata(stream)
             row = sum(meta.row_group(group).num_rows for group in range(part.start))
             groups = range(part.start, meta.num_row_groups if part.stop is None else part.stop)
-            # pyarrow's defaults for buffer_size and pre_buffer fetch all columns of a row group at once
             file = pq.ParquetFile(
                 stream,
                 metadata=meta,
-                buffer_size=files.FETCH_BYTES,
-                pre_buffer=False,
+                **_fetching(stream),
                 page_checksum_verification=True,
                 read_dictionary=_dictionary_columns(stream, meta, groups, columns),
             )
@@ -178,7 +177,7 @@ def _dictionary_columns(
     leaves = {index: meta.schema.column(index) for index in range(len(meta.schema.names))}
     flat = {index: leaf.path for index, leaf in leaves.items() if leaf.physical_type == "BYTE_ARRAY"}
     flat = {index: path for index, path in flat.items() if "." not in path and (wanted is None or path in wanted)}
-    file = pq.ParquetFile(stream, metadata=meta, buffer_size=files.FETCH_BYTES, pre_buffer=False)
+    file = pq.ParquetFile(stream, metadata=meta, **_fetching(stream))
     found, names = set(), sorted(flat.values())
     for group in groups:
         # looking at a chunk's metadata ends the process where they are damaged (pyarrow 26.0.1), reading says so
@@ -189,6 +188,15 @@ def _dictionary_columns(
         chunks = meta.row_group(group)
         found |= {path for index, path in flat.items() if chunks.column(index).has_dictionary_page}
     return sorted(found)
+
+
+def _fetching(stream: pa.NativeFile) -> dict[str, Any]:
+    """How pyarrow gets at a column of a row group; its defaults would fetch all columns at once.
+
+    From a buffered stream it takes as much memory as the header of a page claims, up to 2 GB, before it looks whether
+    that is there. A whole column of a small file is no larger than the file, and what is beyond its end is not taken.
+    """
+    return {"buffer_size": files.FETCH_BYTES if stream.size() > _WHOLE_BYTES else 0, "pre_buffer": False}
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:

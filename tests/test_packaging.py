@@ -1,0 +1,49 @@
+"""What the package is installed from: versions that are tested, and their hashes."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pins():
+    """Version by name, of everything that `make demo` and `make test` install."""
+    lines = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+@pytest.fixture(scope="module")
+def locked():
+    """Version and hashes by name, of requirements.lock."""
+    _, *entries = re.split(r"^([\w-]+)==", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
+    hashes = [re.findall(r"--hash=sha256:([0-9a-f]{64})\b", facts) for facts in entries[1::2]]
+    versions = [facts.split()[0] for facts in entries[1::2]]
+    return dict(zip(entries[::2], zip(versions, hashes, strict=True), strict=True))
+
+
+def test_the_lock_has_every_requirement_in_a_version_that_it_allows(locked):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in ("torch", "fast", "dedup"):
+        wanted += project["optional-dependencies"][extra]
+    for requirement in map(Requirement, wanted):
+        version, _ = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+
+
+def test_the_lock_has_the_versions_that_are_tested(pins, locked):
+    """`make lock` writes it anew where constraints.txt has changed."""
+    both = pins.keys() & locked.keys()
+    assert len(both) > 50
+    assert {name: locked[name][0] for name in both} == {name: pins[name] for name in both}
+
+
+def test_every_file_of_the_lock_has_a_hash(locked):
+    assert len(locked) > 70
+    assert [name for name, (_, hashes) in locked.items() if not hashes] == []
