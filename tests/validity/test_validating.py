@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -193,6 +194,27 @@ def test_a_copy_of_the_corpus_in_another_place_gives_the_same_sample(recipe, tmp
     assert len(units) > 10
     assert found[0] == found[1]
     assert len({window.rpartition("@")[0] for window in found[0]}) < 80
+
+
+@pytest.mark.parametrize("files", [5, 20])
+def test_what_lies_together_does_not_make_up_the_sample(recipe, tmp_path, files):
+    """One unit would have enough; in a corpus sorted by folder it may hold nothing but tables of characters."""
+    place = tmp_path / "corpus"
+    place.mkdir()
+    for number in range(files):
+        lines = [
+            json.dumps({"id": f"{number:02}-{i:02}", "text": f"{number:02} {i:02} " * 30}) + "\n" for i in range(40)
+        ]
+        (place / f"{number:02}.jsonl").write_text("".join(lines))
+    size = (place / "00.jsonl").stat().st_size
+    given = replace(recipe, corpus=settings.Corpus(inputs=(f"all={place}",), unit_bytes=size))
+    units = corpus.list_units(given.corpus)
+    assert len(units) == files
+    found = sample(verbs.prepare(given, tmp_path), units, 16, seed=0)["all"]
+    of = Counter(one.window.doc_id.partition("-")[0] for one in found)
+    # all documents of the units that were read, in an order that knows nothing of units
+    assert len(of) == min(files, 8)
+    assert len({one.window.doc_id.partition("-")[0] for one in found[:32]}) >= min(files, 7)
 
 
 def test_sampling_takes_as_many_documents_as_there_are(recipe, tmp_path):

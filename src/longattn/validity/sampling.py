@@ -14,6 +14,8 @@ from longattn.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
 
+MIN_UNITS = 8
+"""Work units that are read of one input if it has as many: what lies together, as in a folder, is often alike."""
 MAX_UNITS = 64
 """Work units that are read of one input, so that terabytes are not tokenised for a few windows."""
 FEW_DOCUMENTS = 64
@@ -36,8 +38,8 @@ Sampled = dict[str, list[Intact]]
 def sample(job: Job, units: Sequence[WorkUnit], count: int, seed: int) -> Sampled:
     """About ``count`` windows of each source and more to choose from; the same corpus and seed give the same ones.
 
-    Inputs are read unit by unit, until each of their sources has enough, in an order that a copy of the corpus in
-    another place has too: by the hashes of names below the input, and of which part of a file.
+    Inputs are read unit by unit, eight at least, until each of their sources has enough, in an order that a copy of the
+    corpus in another place has too: by the hashes of names below the input, and of which part of a file.
     """
     groups: dict[tuple[str | None, str], list[WorkUnit]] = {}
     for unit in sorted(units, key=lambda unit: digest(seed, place(unit))):
@@ -47,11 +49,11 @@ def sample(job: Job, units: Sequence[WorkUnit], count: int, seed: int) -> Sample
     for (source, root), group in sorted(groups.items(), key=lambda item: (item[0][0] or "", item[0][1])):
         log.info("reading %s for windows to look at", source or root)
         here: set[str] = set()
-        for unit in group[:MAX_UNITS]:
+        for read, unit in enumerate(group[:MAX_UNITS], start=1):
             for document in _documents(cut_unit(unit, job, tokenizer).windows):
                 here.add(document[0].source)
                 found.setdefault(document[0].source, {})[document[0].doc_id] = _chosen(document, count, seed)
-            if here and all(_enough(found[name], count) for name in here):
+            if read >= MIN_UNITS and here and all(_enough(found[name], count) for name in here):
                 break
     return {name: _in_turn(documents, seed) for name, documents in sorted(found.items())}
 
