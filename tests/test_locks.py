@@ -189,6 +189,13 @@ def test_who_is_faster_gets_it_and_who_gave_it_back_is_in_nobodys_way(path, left
         assert list(path.parent.iterdir()) == []
 
 
+def test_a_lock_that_is_there_and_cannot_be_seen_is_somebody_elses(path):
+    """As a network file system may have it for a while; here a link to nothing."""
+    path.symlink_to("nothing")
+    with pytest.raises(RunError, match="is in use by another process; wait for it"), locked(path):
+        pass
+
+
 def test_an_owner_that_lost_its_lock_stops(path):
     def work():
         with locked(path):

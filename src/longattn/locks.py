@@ -39,6 +39,9 @@ BEAT = 10.0
 STALE = 60.0
 """A lock from elsewhere that was not touched for so many seconds may be taken over."""
 
+AGAIN = 50
+"""How often it is tried again, a second in all, where whoever was faster is not to be seen."""
+
 LEFT = re.compile(r"(?P<claimed>[0-9a-f]{16})|([0-9a-f]{16}\.)?[0-9a-f]{16}\.tmp")
 """What follows the name of a lock in that of a claim to it, and of a file that is to become a lock or claim."""
 
@@ -80,10 +83,13 @@ class Owner:
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[Owner]:
     """Hold a lock; raises :class:`RunError`, which names the owner, if another process has it, or waits for it."""
-    mine = Owner.this()
+    mine, again = Owner.this(), AGAIN
     while (owner := _take(path, mine)) is not None:
-        if not wait:
-            raise RunError(f"{path.parent} is in use by {owner}; wait for it or choose another folder")
+        if owner == mine and again:
+            again -= 1
+        elif not wait:
+            who = "another process" if owner == mine else owner
+            raise RunError(f"{path.parent} is in use by {who}; wait for it or choose another folder")
         time.sleep(0.02)
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True)
@@ -121,20 +127,20 @@ def _living(path: Path) -> Owner | None:
 def _take(path: Path, mine: Owner) -> Owner | None:
     """Try to take the lock; returns the owner that is in the way, or None if there is none.
 
-    Where another process was faster and has given it back already, it is tried again.
+    That owner is ``mine`` where another process was faster and is not to be seen any more.
     """
     chain, owner = _last(path)
     if owner is None:
-        return None if _create(path, mine) else _last(path)[1] or _take(path, mine)
+        return None if _create(path, mine) else _last(path)[1] or mine
     if not _is_gone(chain[-1], owner):
         return owner
     claim = path.with_name(f"{path.name}.{owner.token}")
     if not _create(claim, mine):
-        return _last(path)[1] or _take(path, mine)
+        return _last(path)[1] or mine
     if _last(path)[1] != mine:
         # the lock was given back meanwhile, so the claim is to nothing
         claim.unlink(missing_ok=True)
-        return _last(path)[1] or _take(path, mine)
+        return _last(path)[1] or mine
     log.warning("%s was left behind by %s and is taken over", path, owner)
     with _written(path, mine) as temporary:
         temporary.rename(path)
