@@ -257,7 +257,31 @@ def test_special_tokens_are_text_and_nothing_is_added():
 
 
 def test_an_empty_text_has_no_tokens(families):
-    assert all(len(array) == 0 and array.dtype == np.uint32 for array in families["gpt2"][0].encode(""))
+    assert all(len(array) == 0 for array in families["gpt2"][0].encode(""))
+
+
+@pytest.mark.parametrize("long", [255, 256, 70_000])
+def test_widths_take_a_byte_unless_a_token_is_longer(long):
+    """With the whole of a longer text's tokens changed over, those before the long one too."""
+    ids, widths = np.arange(5, dtype=np.uint32), np.array([3, 0, long, 1, 200], np.uint32)
+    ends = np.cumsum(widths, dtype=np.uint32)
+    found = tokens.Tokenized.of((ids, ends - widths, ends))
+    assert found.char_widths.dtype == (np.uint8 if long < 256 else np.uint32)
+    assert found.char_ends.tolist() == [found.char_end(token) for token in range(5)] == ends.tolist()
+    assert found.char_ends.dtype == np.uint32
+
+
+def test_a_long_token_among_pieces():
+    """Blanks that merge to one token of 512, after pieces whose tokens are short and before others."""
+    runs = ["\u0120" * 2**k for k in range(10)]
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: number for number, token in enumerate(dict.fromkeys([*signs, *runs]))}
+    backend = Backend(models.BPE(vocab, [(run, run) for run in runs[:-1]]))
+    backend.pre_tokenizer = BYTES
+    text = "one two three" + " " * 513 + "four five six"
+    found = Tokenizer(content(backend), piece_chars=3).encode(text)
+    assert list(zip(found.char_starts.tolist(), found.char_ends.tolist(), strict=True)) == backend.encode(text).offsets
+    assert found.char_widths.max() == 512
 
 
 def test_a_character_split_between_tokens_belongs_to_both(families):

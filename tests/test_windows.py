@@ -41,9 +41,9 @@ def test_windows_cover_every_token_of_a_long_enough_document(num_tokens, length)
 @pytest.mark.parametrize("num_tokens", [9, 10, 11, 20, 21, 30, 31])
 def test_cut_records_overlaps_and_spans(num_tokens):
     ids = np.arange(num_tokens, dtype=np.uint32)
-    spans = np.arange(num_tokens, dtype=np.int64)
+    spans = np.arange(num_tokens, dtype=np.uint32)
     document = Document("d", "s", "x" * 3 * num_tokens, "f", 7)
-    windows = cut(document, Tokenized(ids, 3 * spans, 3 * spans + 3), 10)
+    windows = cut(document, Tokenized.of((ids, 3 * spans, 3 * spans + 3)), 10)
     assert [w.start for w in windows] == window_starts(num_tokens, 10)
     end = 0
     for window in windows:
@@ -63,4 +63,4 @@ def test_a_length_below_one_is_refused():
 def test_a_sample_without_tokens_is_no_window():
     nothing = np.empty(0, np.uint32)
     document = Document("d", "s", "\u200b", "f", 0, turns=(Turn("user", 0, 1),))
-    assert cut(document, Tokenized(nothing, nothing, nothing), 10) == []
+    assert cut(document, Tokenized.of((nothing, nothing, nothing)), 10) == []

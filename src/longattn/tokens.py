@@ -1,6 +1,6 @@
 """Turn a text of any length into token ids with their character spans, without torch.
 
-Encoding takes about 400 bytes per token while it runs, so a long document is encoded in pieces and only 12
+Encoding takes about 400 bytes per token while it runs, so a long document is encoded in pieces and only 9
 bytes per token are kept. A piece ends where the tokenizer itself always ends a token, whatever stands on
 either side, so that the tokens are those of the whole document. Where that place is depends on the
 tokenizer's structure, and a structure that is not known here is never cut:
@@ -91,7 +91,24 @@ class Tokenized(NamedTuple):
 
     ids: npt.NDArray[np.uint32]
     char_starts: npt.NDArray[np.uint32]
-    char_ends: npt.NDArray[np.uint32]
+    char_widths: npt.NDArray[np.uint8] | npt.NDArray[np.uint32]
+    """Characters in each token; a byte each, unless one of the text's tokens is longer than 255."""
+
+    @classmethod
+    def of(cls, piece: Piece) -> "Tokenized":
+        """Tokens by ids, first characters, and characters after the last."""
+        columns = _Columns(len(piece[0]))
+        columns.append(piece)
+        return columns.finished()
+
+    @property
+    def char_ends(self) -> npt.NDArray[np.uint32]:
+        """The character after each token, computed anew at each use: :meth:`char_end` for that of one token."""
+        return self.char_starts + self.char_widths
+
+    def char_end(self, token: int) -> int:
+        """The character after one token."""
+        return int(self.char_starts[token]) + int(self.char_widths[token])
 
 
 class Tokenizer:
@@ -142,16 +159,15 @@ class Tokenizer:
         one that the library fails on; :class:`TooSlowError` for one that is not done after ``max_seconds``.
         """
         pieces = self._pieces(text)
-        columns = [_Growing(len(text) // _CHARS_PER_TOKEN) for _ in Tokenized._fields]
+        columns = _Columns(len(text) // _CHARS_PER_TOKEN)
         began = time.monotonic()
         while batch := list(itertools.islice(pieces, _BATCH)):
             if time.monotonic() - began > max_seconds:
                 at = f"at character {batch[0][0]} of {len(text)}"
                 raise TooSlowError(f"not done after {max_seconds:g} seconds, {at}; max_doc_seconds allows more")
             for part in self._encode_batch(text, batch) if self._fast is None else self._encode_fast(text, batch):
-                for column, array in zip(columns, part, strict=True):
-                    column.append(array)
-        return Tokenized(*(column.finished() for column in columns))
+                columns.append(part)
+        return columns.finished()
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
         """The text of some tokens, special ones included."""
@@ -176,7 +192,7 @@ class Tokenizer:
             yield start, end
             start = end
 
-    def _encode_fast(self, text: str, batch: Sequence[tuple[int, int]]) -> list[Tokenized]:
+    def _encode_fast(self, text: str, batch: Sequence[tuple[int, int]]) -> list[Piece]:
         """The same tokens by way of gigatoken, compared with ``tokenizers`` until ``GATE_CHARS`` agreed."""
         assert self._fast is not None
         if self._unproven <= 0:
@@ -197,14 +213,14 @@ class Tokenizer:
             self._unproven -= end - start
         return expected
 
-    def _encode_piece(self, text: str, piece: tuple[int, int]) -> Tokenized:
+    def _encode_piece(self, text: str, piece: tuple[int, int]) -> Piece:
         assert self._fast is not None
         start, end = piece
         _check_surrogates(text[start:end], start)
         found = self._fast.encode(text[start:end])
         return self._encode_batch(text, [piece])[0] if found is None else _shifted(found, start)
 
-    def _encode_batch(self, text: str, batch: Sequence[tuple[int, int]]) -> list[Tokenized]:
+    def _encode_batch(self, text: str, batch: Sequence[tuple[int, int]]) -> list[Piece]:
         pieces = [text[start:end] for start, end in batch]
         for piece, (start, _) in zip(pieces, batch, strict=True):
             _check_surrogates(piece, start)
@@ -219,7 +235,7 @@ class Tokenizer:
             if is_fatal(error):
                 raise
             raise ValueError(f"the tokenizer fails after character {batch[0][0]}: {error}") from error
-        return [_tokenized(encoding, start) for encoding, (start, _) in zip(encodings, batch, strict=True)]
+        return [_piece(encoding, start) for encoding, (start, _) in zip(encodings, batch, strict=True)]
 
 
 def _fast(spec: dict[str, Any], backend: TokenizerBackend) -> Gigatokens | None:
@@ -234,27 +250,46 @@ def _fast(spec: dict[str, Any], backend: TokenizerBackend) -> Gigatokens | None:
         return None
 
 
-def _shifted(piece: Piece, start: int) -> Tokenized:
+def _shifted(piece: Piece, start: int) -> Piece:
     ids, starts, ends = piece
-    return Tokenized(ids, starts + np.uint32(start), ends + np.uint32(start))
+    return ids, starts + np.uint32(start), ends + np.uint32(start)
+
+
+class _Columns:
+    """A text's tokens while they become more, each column appended to in place."""
+
+    def __init__(self, capacity: int) -> None:
+        self._ids, self._starts = _Growing(capacity, np.uint32), _Growing(capacity, np.uint32)
+        self._widths = _Growing(capacity, np.uint8)
+
+    def append(self, piece: Piece) -> None:
+        ids, starts, ends = piece
+        self._ids.append(ids)
+        self._starts.append(starts)
+        self._widths.append(ends - starts)
+
+    def finished(self) -> Tokenized:
+        return Tokenized(self._ids.finished(), self._starts.finished(), self._widths.finished())
 
 
 class _Growing:
     """An array that is appended to in place: joining pieces at the end would hold a long document's tokens twice."""
 
-    def __init__(self, capacity: int) -> None:
-        self._array = np.empty(capacity, np.uint32)
+    def __init__(self, capacity: int, dtype: type[np.unsignedinteger[Any]]) -> None:
+        self._array = np.empty(capacity, dtype)
         self._length = 0
 
     def append(self, part: npt.NDArray[np.uint32]) -> None:
         end = self._length + len(part)
+        if len(part) and part.max() > np.iinfo(self._array.dtype).max:
+            self._array = self._array.astype(np.uint32)
         if end > len(self._array):
             # the system moves a large array by its page table, and memory that is not written is not taken
             self._array.resize(end + end // 8, refcheck=False)
         self._array[self._length : end] = part
         self._length = end
 
-    def finished(self) -> npt.NDArray[np.uint32]:
+    def finished(self) -> npt.NDArray[Any]:
         self._array.resize(self._length, refcheck=False)
         return self._array
 
@@ -305,9 +340,9 @@ def _backend(spec: dict[str, Any]) -> tokenizers.Tokenizer:
     return backend
 
 
-def _tokenized(encoding: tokenizers.Encoding, start: int) -> Tokenized:
+def _piece(encoding: tokenizers.Encoding, start: int) -> Piece:
     spans = np.array(encoding.offsets, np.uint32).reshape(-1, 2) + np.uint32(start)
-    return Tokenized(np.array(encoding.ids, np.uint32), spans[:, 0].copy(), spans[:, 1].copy())
+    return np.array(encoding.ids, np.uint32), spans[:, 0], spans[:, 1]
 
 
 def _check_surrogates(piece: str, start: int) -> None:

@@ -49,7 +49,7 @@ def cut(document: Document, tokenized: Tokenized, length: int) -> list[Window]:
                 start=start,
                 tokens=tokenized.ids[start : start + length],
                 char_start=int(tokenized.char_starts[start]),
-                char_end=int(tokenized.char_ends[start + length - 1]),
+                char_end=tokenized.char_end(start + length - 1),
                 doc_tokens=len(tokenized.ids),
                 overlap=max(0, end_of_previous - start),
                 file=document.file,
@@ -62,10 +62,10 @@ def cut(document: Document, tokenized: Tokenized, length: int) -> list[Window]:
 
 def _whole(document: Document, tokenized: Tokenized) -> Window:
     """A sample as one window."""
-    turns = []
+    turns, char_ends = [], tokenized.char_ends
     for turn in document.turns:
         start = int(np.searchsorted(tokenized.char_starts, turn.start, side="left"))
-        stop = int(np.searchsorted(tokenized.char_ends, turn.stop, side="right"))
+        stop = int(np.searchsorted(char_ends, turn.stop, side="right"))
         turns.append(Turn(turn.role, start, max(start, stop)))
     return Window(
         doc_id=document.id,
@@ -73,7 +73,7 @@ def _whole(document: Document, tokenized: Tokenized) -> Window:
         start=0,
         tokens=tokenized.ids,
         char_start=0,
-        char_end=int(tokenized.char_ends[-1]),
+        char_end=tokenized.char_end(-1),
         doc_tokens=len(tokenized.ids),
         file=document.file,
         position=document.position,

@@ -1,5 +1,6 @@
 """Samples: records of messages stay whole, and every message knows where it is."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -143,8 +144,8 @@ def test_a_token_that_reaches_beyond_a_message_is_in_none():
     """As where the end of a message and what follows it make one token."""
     from longattn.tokens import Tokenized
 
-    starts, ends = [0, 3, 6, 9], [3, 6, 9, 12]
-    tokenized = Tokenized(*(pa.array(column, pa.uint32()).to_numpy() for column in ([1, 2, 3, 4], starts, ends)))
+    starts = np.array([0, 3, 6, 9], np.uint32)
+    tokenized = Tokenized.of((starts, starts, starts + np.uint32(3)))
     document = Document("x", "s", "abcdefghijkl", "f", 0, turns=(Turn("user", 0, 5), Turn("assistant", 7, 8)))
     [window] = cut(document, tokenized, 8)
     assert window.turns == (Turn("user", 0, 1), Turn("assistant", 3, 3))

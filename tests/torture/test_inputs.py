@@ -352,7 +352,7 @@ def test_windows_are_where_algorithm_1_puts_them(trials):
         count = max(0, random.choice([random.randint(0, 400), length * random.randint(0, 9) + random.randint(-1, 1)]))
         ids = np.array([random.randrange(2**17) for _ in range(count)], np.uint32)
         ends = np.array(sorted(random.randrange(1000) for _ in range(count)), np.uint32)
-        tokenized = Tokenized(ids, np.concatenate([ends[:0], ends[:1] * 0, ends[:-1]]), ends)
+        tokenized = Tokenized.of((ids, np.concatenate([ends[:1] * 0, ends[:-1]]), ends))
         found = cut(Document("d", "s", "x" * 1000, "f", 0), tokenized, length)
         expected = _starts_by_taking_turns(count, length)
         passed += [window.start for window in found] == expected and all(

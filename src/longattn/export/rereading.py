@@ -264,7 +264,7 @@ def _check_tokens(tokenized: Tokenized, window: Kept) -> None:
     same = (
         len(tokenized.ids) == window.doc_tokens
         and int(tokenized.char_starts[window.start]) == window.char_start
-        and int(tokenized.char_ends[window.start + window.num_tokens - 1]) == window.char_end
+        and tokenized.char_end(window.start + window.num_tokens - 1) == window.char_end
     )
     if not same:
         raise RunError(

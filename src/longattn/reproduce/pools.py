@@ -103,7 +103,7 @@ def _pieces(tokenizer: Tokenizer, text: str) -> Iterator[str]:
     """Every eighth piece of a document: neighbours would belong together again."""
     tokenized = tokenizer.encode(text)
     for start in range(0, len(tokenized.ids) - PIECE, 8 * PIECE):
-        yield text[tokenized.char_starts[start] : tokenized.char_ends[start + PIECE - 1]]
+        yield text[tokenized.char_starts[start] : tokenized.char_end(start + PIECE - 1)]
 
 
 def _describe(folder: Path, made: Sequence[tuple[Document, str]], tokenizer: Tokenizer, pool: Pool) -> dict[str, Any]:
