@@ -11,6 +11,7 @@ from longattn import cli
 from longattn.errors import RunError
 from longattn.templates.stacks import STACKS, TORCHTITAN_8B, render
 from longattn.testing import tiny_checkpoint
+from longattn.train.planning import plan
 from longattn.train.rope import with_base
 from longattn.train.settings import Training
 
@@ -217,6 +218,19 @@ def test_settings_that_a_stack_is_not_told_are_named(stack, data):
     rule = Training(batch_tokens=16 * 64, tokens=6400, warmup=0.1, learning_rate=2e-5, lora_rank=8, documents="apart")
     text = render(stack, data(stack), "org/name", rule)
     assert "WARNING: nothing here says documents=apart, lora_rank=8: put it in" in text
+
+
+@pytest.mark.parametrize("over", [0, 33, 63])
+def test_a_step_has_the_windows_that_train_would_give_it(over, data):
+    """Those that fit in it: part of a window is none."""
+    rule = Training(batch_tokens=16 * 64 + over)
+    found = numbers_of(render("megatron-bridge", data("megatron-bridge"), "org/name", rule, gpus=4))
+    assert found["global_batch_size"] == plan(100, 64, rule).step_windows == 16
+
+
+def test_a_step_of_less_than_a_window_is_refused(data):
+    with pytest.raises(ValueError, match="batch_tokens must be at least one window, 64 tokens, got 63"):
+        render("megatron-bridge", data("megatron-bridge"), "org/name", Training(batch_tokens=63))
 
 
 @pytest.mark.parametrize(("gpus", "parallel"), [(1, 1), (4, 4), (6, 2), (8, 8), (12, 4), (24, 8)])

@@ -13,6 +13,7 @@ from longattn.errors import ModelError, RunError
 from longattn.export.summary import FILE_NAME
 from longattn.templates import Stack
 from longattn.templating import fill
+from longattn.train.planning import windows_of_a_step
 from longattn.train.rope import bases, read_rope
 from longattn.train.settings import Training
 
@@ -102,11 +103,11 @@ def render(stack: Stack, folder: Path, model: str, rule: Training, *, gpus: int 
     """The configuration of a stack that continues ``model``'s training on an export or a mixture.
 
     Raises :class:`RunError` for a folder that is neither or that this stack does not read, with the flags that make one
-    that it does; ``ValueError`` for GPUs over which a step cannot be split.
+    that it does; ``ValueError`` for GPUs over which a step cannot be split, and for a step of less than a window.
     """
     needs, data = STACKS[stack], read_data(folder)
     _check(stack, needs, data)
-    batch = max(1, round(rule.batch_tokens / data.length))
+    batch = windows_of_a_step(data.length, rule)
     if gpus < 1 or batch % gpus:
         raise ValueError(
             f"gpus must divide the {batch} windows of a step, got {gpus}; --train.batch-tokens "

@@ -49,9 +49,7 @@ def plan(num_windows: int, window: int, training: Training) -> Plan:
     A pass over the windows ends before the next begins. Raises ``ValueError`` where there is less than one step.
     """
     training.check()
-    step_windows = training.batch_tokens // window
-    if not step_windows:
-        raise ValueError(f"batch_tokens must be at least one window, {window} tokens, got {training.batch_tokens}")
+    step_windows = windows_of_a_step(window, training)
     wanted = num_windows if training.tokens is None else training.tokens // window
     steps = wanted // step_windows
     if not steps:
@@ -62,6 +60,13 @@ def plan(num_windows: int, window: int, training: Training) -> Plan:
     used = steps * step_windows
     passes = [_pass(num_windows, number, training) for number in range(-(-used // num_windows))]
     return Plan(np.concatenate(passes)[:used], step_windows, window, wanted - used)
+
+
+def windows_of_a_step(window: int, training: Training) -> int:
+    """How many windows of ``window`` tokens fit in ``batch_tokens``. Raises ``ValueError`` where none does."""
+    if training.batch_tokens < window:
+        raise ValueError(f"batch_tokens must be at least one window, {window} tokens, got {training.batch_tokens}")
+    return training.batch_tokens // window
 
 
 def _pass(num_windows: int, number: int, training: Training) -> npt.NDArray[np.int64]:
