@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, replace
+from datetime import datetime
 
 import pytest
 
@@ -60,8 +61,15 @@ def test_an_owner_of_this_machine_that_is_gone_is_followed_at_once(path, caplog)
     assert holder(path) is None
     with locked(path) as owner:
         assert holder(path) == owner
-    assert f"was left behind by {old}" in caplog.text
+    assert caplog.messages == [f"{path} was left behind by {old} and is taken over"]
     assert list(path.parent.iterdir()) == []
+
+
+def test_an_owner_says_since_when(path):
+    with locked(path) as owner:
+        since = datetime.strptime(owner.since, "%Y-%m-%d %H:%M:%S")
+        assert abs((datetime.now() - since).total_seconds()) < 60
+        assert str(owner) == f"process {os.getpid()} on {owner.host} since {owner.since}"
 
 
 def test_a_number_that_another_process_has_now_is_not_the_owner(path):
@@ -80,13 +88,41 @@ def test_an_owner_elsewhere_is_believed_while_it_touches_its_lock(path, monkeypa
         pass
 
 
-def test_an_owner_elsewhere_that_is_silent_is_followed_after_the_stated_time(path):
-    write(path, elsewhere())
+def test_an_owner_elsewhere_that_is_silent_is_followed_after_the_stated_time(path, caplog):
+    write(path, silent := elsewhere())
     with pytest.raises(RunError, match="on another"), locked(path):
         pass
+    assert caplog.messages == []
     time.sleep(0.25)
     with locked(path):
         pass
+    assert caplog.messages == [
+        f"{path}: nothing was heard of {silent} for a while; watching whether it works",
+        f"{path} was left behind by {silent} and is taken over",
+    ]
+
+
+def test_who_is_silent_for_the_stated_time_is_watched_for_three_beats(path, monkeypatch):
+    """Looking ten times a beat, by a clock that goes only while this sleeps."""
+    write(path, silent := elsewhere())
+    now, slept = [100.0], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(locks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(locks.time, "sleep", sleep)
+    monkeypatch.setattr(locks, "_age", lambda _: locks.STALE)
+    assert locks._is_gone(path, silent)
+    assert set(slept) == {locks.BEAT / 10}
+    assert len(slept) in (30, 31)
+
+
+def test_a_lock_that_is_not_there_has_no_age(tmp_path):
+    assert locks._age(tmp_path / ".lock") == 0.0
+    assert locks._age(tmp_path / "no folder" / ".lock") == 0.0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_clock_that_is_wrong_makes_no_lock_old(path, monkeypatch):
@@ -145,15 +181,22 @@ def test_a_claim_counts_as_the_lock(path):
             pass
 
 
-def test_a_claim_to_a_lock_that_was_given_back_is_void(path, monkeypatch):
-    """The slow one judged the old owner gone; meanwhile the lock was taken over, given back and taken anew."""
+@pytest.mark.parametrize("tidied", [False, True])
+def test_a_claim_to_a_lock_that_was_given_back_is_void(path, tidied, monkeypatch):
+    """The slow one judged the old owner gone; meanwhile the lock was taken over, given back and taken anew.
+
+    Its claim may have been tidied away by the new owner before the slow one does so itself.
+    """
     write(path, gone_here())
     create = locks._create
 
     def slow(target, owner):
         monkeypatch.setattr(locks, "_create", create)
         write(path, living)
-        return create(target, owner)
+        made = create(target, owner)
+        if tidied:
+            target.unlink()
+        return made
 
     with locked(path.with_name("other")) as living:
         monkeypatch.setattr(locks, "_create", slow)
@@ -196,14 +239,18 @@ def test_a_lock_that_is_there_and_cannot_be_seen_is_somebody_elses(path):
         pass
 
 
-def test_an_owner_that_lost_its_lock_stops(path):
+def test_an_owner_that_lost_its_lock_stops(path, caplog):
+    other = elsewhere()
+
     def work():
         with locked(path):
-            write(path, elsewhere())
+            path.with_name("new").write_text(json.dumps(asdict(other)))
+            path.with_name("new").rename(path)
             time.sleep(20)
 
     with pytest.raises(KeyboardInterrupt):
         work()
+    assert caplog.messages == [f"{path} was taken over by {other}; this process stops"]
 
 
 def test_without_hard_links_a_lock_is_created_by_its_name_alone(path, monkeypatch):
@@ -242,13 +289,32 @@ def test_a_lock_that_is_given_back_while_it_is_watched_is_free(path, moment, mon
         assert holder(path) == owner
 
 
-def test_only_what_locks_leave_is_removed_and_no_claim_to_the_owner(path, monkeypatch):
-    mine = Owner.this()
+def test_a_claim_that_somebody_else_tidies_away_is_not_missed(path, monkeypatch):
+    write(path, first := gone_here())
+    claim = path.with_name(f".lock.{first.token}")
+    real = locks.Path.rename
+
+    def rename(temporary, target):
+        real(temporary, target)
+        claim.unlink()
+
+    monkeypatch.setattr(locks.Path, "rename", rename)
+    with locked(path) as owner:
+        assert holder(path) == owner
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_only_what_locks_leave_is_removed_and_no_claim_to_the_owner(path, backwards, monkeypatch):
+    """Whatever comes first in the folder."""
+    mine = replace(Owner.this(), token="a" * 16)
     monkeypatch.setattr(Owner, "this", lambda: mine)
-    for name in (f".lock.{mine.token}", f".lock.{'0' * 16}", ".lock.notes"):
+    listed = locks.Path.glob
+    monkeypatch.setattr(locks.Path, "glob", lambda *of: sorted(listed(*of), reverse=backwards))
+    stays = [f".lock.{mine.token}", ".lock.b-notes"]
+    for name in (*stays, f".lock.{'0' * 16}", f".lock.{'1' * 16}", f".lock.{'f' * 16}"):
         write(path.with_name(name), elsewhere())
     with locked(path):
-        assert sorted(p.name for p in path.parent.iterdir()) == sorted([".lock", f".lock.{mine.token}", ".lock.notes"])
+        assert sorted(p.name for p in path.parent.iterdir()) == [".lock", *stays]
 
 
 def test_a_touch_that_fails_is_told_and_the_next_one_counts(path, monkeypatch, caplog):
@@ -269,7 +335,39 @@ def test_a_touch_that_fails_is_told_and_the_next_one_counts(path, monkeypatch, c
             time.sleep(0.01)
         assert path.stat().st_mtime > 1
         assert holder(path) == owner
-    assert f"{path} cannot be touched: [Errno 5] Input/output error" in caplog.text
+    assert caplog.messages == [f"{path} cannot be touched: [Errno 5] Input/output error"]
+
+
+def test_a_process_that_only_waits_to_be_collected_is_gone_whatever_its_name():
+    """Name and state stand in one line: ``PID (NAME) STATE ...``, and the name may be any fifteen bytes."""
+    code = "import sys; open('/proc/self/comm', 'wb').write(b'a) Z \\xff'); print(flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        process.stdout.readline()
+        began = locks._began(process.pid)
+        assert began is not None
+        assert int(began) > int(locks._began(os.getpid()) or 10**18)
+        process.stdin.close()
+        deadline = time.monotonic() + 30
+        while locks._began(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert locks._exists(process.pid)
+        assert locks._began(process.pid) is None
+    process.wait()
+
+
+def test_where_the_system_does_not_tell_when_a_process_began_nothing_is_said(monkeypatch):
+    monkeypatch.setattr(locks, "_began", lambda _: None)
+    assert Owner.this().began == ""
+
+
+def test_to_look_for_a_process_sends_it_nothing(monkeypatch):
+    sent = []
+    monkeypatch.setattr(locks.os, "kill", lambda *of: sent.append(of))
+    assert locks._exists(12)
+    assert sent == [(12, 0)]
 
 
 @pytest.mark.parametrize("of_others", [False, True])
@@ -300,7 +398,8 @@ def test_where_the_system_tells_nothing_of_processes_their_numbers_count(path, o
 
 def test_a_lock_that_cannot_be_read_is_someones_until_it_is_old(path):
     path.write_text("")
-    with pytest.raises(RunError, match="an unknown host"), locked(path):
+    assert holder(path) == Owner("an unknown host", 0, "?", "", "an unknown time", "unreadable-.lock")
+    with pytest.raises(RunError, match="in use by process 0 on an unknown host since an unknown time"), locked(path):
         pass
     time.sleep(0.25)
     with locked(path):
