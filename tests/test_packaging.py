@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -47,3 +48,21 @@ def test_the_lock_has_the_versions_that_are_tested(pins, locked):
 def test_every_file_of_the_lock_has_a_hash(locked):
     assert len(locked) > 70
     assert [name for name, (_, hashes) in locked.items() if not hashes] == []
+
+
+def test_a_release_runs_nothing_that_can_change_and_only_publishing_may_sign():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in steps if "uses" in step)
+    installed = [word for step in steps for word in re.findall(r"pip install (.+)", step.get("run", ""))]
+    assert installed
+    assert all("==" in package for packages in installed for package in packages.split())
+    assert workflow["permissions"] == {}
+    rights = {name: job["permissions"] for name, job in workflow["jobs"].items()}
+    assert rights == {
+        "check": {"contents": "read"},
+        "build": {"contents": "read"},
+        "publish": {"id-token": "write"},
+        "release": {"contents": "write"},
+    }
+    assert workflow["jobs"]["publish"]["needs"] == ["check", "build"]
