@@ -36,10 +36,11 @@ browser: $(VENV)/.dev
 	$(VENV)/bin/playwright install --only-shell chromium
 
 # faults, injected many times over: what `make test` does a bounded number of; ends with a table. Trials wait for disks,
-# signals and clocks now and then, so there are two processes for each core, of one thread each
+# signals and clocks now and then, so there are two processes for each core, of one thread each.
+# TORTURE="--torture-seed 7" for other random numbers, TORTURE="-k flip" for some of the trials
 torture: $(VENV)/.dev $(VENV)/.run
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --torture --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses 8 \
-	  --dist worksteal --durations 25 tests/torture
+	  --dist worksteal --durations 25 $(TORTURE) tests/torture
 
 # readers of what others wrote, driven by atheris: FUZZ="--seconds 600 jsonl parquet" for these two, ten minutes each
 fuzz: $(VENV)/.dev
