@@ -281,7 +281,7 @@ class _Growing:
 
     def append(self, part: npt.NDArray[np.uint32]) -> None:
         end = self._length + len(part)
-        if len(part) and part.max() > np.iinfo(self._array.dtype).max:
+        if self._array.dtype == np.uint8 and part.max(initial=0) > 255:
             self._array = self._array.astype(np.uint32)
         if end > len(self._array):
             # the system moves a large array by its page table, and memory that is not written is not taken
