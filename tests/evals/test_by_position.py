@@ -134,6 +134,13 @@ def test_intervals_are_of_documents_and_no_window_more_from_one_of_them_narrows_
     assert 1.5 < apart.low < apart.value == 2.0 < apart.high < 2.5
 
 
+def test_tokens_of_one_document_give_a_mean_without_an_interval():
+    values = np.array([[1.0], [3.0]])
+    found = mean(values, np.ones_like(values, dtype=bool), ["a", "a"])
+    assert (found.value, found.documents) == (2, 1)
+    assert np.isnan([found.low, found.high]).all()
+
+
 def test_intervals_hold_the_true_mean_about_as_often_as_they_say():
     generator = np.random.default_rng(3)
     held = 0

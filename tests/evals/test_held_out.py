@@ -114,3 +114,15 @@ def test_the_command_shows_a_table_or_json(texts, model, tmp_path, capsys):
     assert "truncation gain" in capsys.readouterr().out
     assert launch([*common, "-o", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["truncation_gain"]["tokens"] == 3 * 32
+
+
+def test_windows_of_one_document_have_means_without_intervals(texts, model, tmp_path, capsys):
+    (one,) = (tmp_path / "texts").glob("3.txt")
+    command = ["eval", "text", str(one), "--model.name", model.name, "--length", "64", "-o", str(tmp_path / "out")]
+    assert launch(command) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "late loss" in line)
+    assert " to " not in row
+    assert launch([*command, "--json"]) == 0
+    loss = json.loads(capsys.readouterr().out)["late_loss"]
+    assert loss["value"] > 0
+    assert loss["low"] is loss["high"] is None

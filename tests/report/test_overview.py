@@ -39,6 +39,7 @@ def test_spliced_windows_are_what_a_score_is_first_held_against(make_data):
 
     assert (tested(rows).value, tested(rows).state) == ("80 %", "good")
     assert "a spliced-4 one" in tested(rows).text
+    assert tested([{**rows[3], "auc": [0.8, None, None]}]).state == "look", "windows of one document"
     more = [{**rows[0], "control": control} for control in ("spliced-16", "spliced-8")]
     assert "a spliced-8 one" in tested([*rows, *more]).text
     assert "a twin one" in tested([*rows[:2], {**rows[0], "control": "twin"}]).text

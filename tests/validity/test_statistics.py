@@ -54,7 +54,19 @@ def test_windows_of_few_documents_give_wide_intervals():
     better, worse = level + 0.7 + 0.01 * random.normal(size=12), level
     few = statistics.auc_interval(better, worse, statistics.draws([str(i // 4) for i in range(12)], 400, 0))
     many = statistics.auc_interval(better, worse, statistics.draws([str(i) for i in range(12)], 400, 0))
-    assert few.width > many.width > 0
+    assert few.high - few.low > many.high - many.low > 0
+
+
+def test_one_document_gives_no_interval_instead_of_one_without_width():
+    values = np.array([0.0, 1.0, 1.0, 1.0])
+    weights = statistics.draws(list("aaaa"), 200, 0)
+    assert weights.shape == (0, 4)
+    assert statistics.mean_interval(values, weights) == (0.75, None, None)
+    assert statistics.auc_interval(values, np.full(4, 0.5), weights) == (0.75, None, None)
+    assert statistics.resampled(lambda items: values[items].sum(), weights) == (3, None, None)
+    # that every draw of two documents agrees is another finding
+    sure = statistics.mean_interval(np.ones(4), statistics.draws(list("aabb"), 200, 0))
+    assert sure == (1, 1, 1)
 
 
 def test_the_interval_of_a_mean_holds_it():

@@ -90,7 +90,12 @@ def test_baselines_always_stand_there_and_see_nothing(recipe, tmp_path):
 def test_what_a_source_does_not_allow_is_said(validated):
     _, found = validated
     assert "one: its 8 windows of 1 document do not allow spliced-2, spliced-4" in found.notes
-    assert {s.control for s in found.separations if s.source == "one"} == {"shuffled-8"}
+    assert "one: only 1 document, so no intervals" in found.notes
+    assert "many: only 8 documents; intervals are of little worth" in found.notes
+    alone = [s for s in found.separations if s.source == "one"]
+    assert {s.control for s in alone} == {"shuffled-8"}
+    # the one document's 8 windows would all be drawn each time: an interval of no width
+    assert all(s.auc.low is s.auc.high is s.paired.low is s.paired.high is None for s in alone)
     assert found.sources == {"many": {"windows": 8, "documents": 8}, "one": {"windows": 8, "documents": 1}}
 
 
@@ -120,8 +125,10 @@ def test_the_page_and_the_figures_are_written(validated):
     assert page.count("<svg") == 3 + 1
     assert "://" not in page
     assert "flat" in page
-    value, low, high = facts["separations"][0]["auc"]
+    of_source = {row["source"]: row["auc"] for row in facts["separations"] if row["scorer"] == "longattn"}
+    value, low, high = of_source["many"]
     assert low <= value <= high
+    assert of_source["one"][1:] == [None, None]
     assert "costs" not in facts
 
 

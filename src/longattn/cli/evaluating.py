@@ -194,7 +194,8 @@ def _say_held_out(found: "HeldOut") -> None:
 def _mean(of: "Mean") -> list[str]:
     if not of.tokens:
         return ["–", "", "0"]
-    return [f"{of.value:.4f}", f"{of.low:.4f} to {of.high:.4f}", f"{of.tokens:,}"]
+    between = f"{of.low:.4f} to {of.high:.4f}" if of.documents > 1 else "–"
+    return [f"{of.value:.4f}", between, f"{of.tokens:,}"]
 
 
 @evaluate.command(name="export")

@@ -25,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over tokens with its interval; NaN where there are none."""
+    """A mean over tokens with its interval; NaN where there are none, and the interval where one document has them."""
 
     value: float
     low: float

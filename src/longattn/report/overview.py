@@ -76,7 +76,7 @@ def _tested(data: ReportData) -> Card:
         if of_control:
             worst = min(of_control, key=lambda row: row["auc"][0])
             value, low, _ = worst["auc"]
-            sees = value >= SEPARATES and low > 0.5
+            sees = value >= SEPARATES and low is not None and low > 0.5
             text = (
                 f"is how often an intact window scores above a {control} one, in the source where it does so least "
                 f"({brief(worst['source'], 40)}). Chance is 50 %, and a score that reads gets close to 100 %."

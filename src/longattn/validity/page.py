@@ -49,19 +49,22 @@ def separation_chart(title: str, rows: Sequence[tuple[str, Estimate]]) -> Markup
         shown = name if len(name) <= 18 else name[:17] + "…"
         parts += [
             label(LEFT - 8, y + 4, shown, "tick", "end"),
-            line(x(of.low), y, x(of.high), y, "axis"),
+            *([] if of.low is None or of.high is None else [line(x(of.low), y, x(of.high), y, "axis")]),
             element("circle", cx=x(of.value), cy=y, r=4, class_="kept-dot"),
         ]
     return drawing(WIDTH, height, f"{title}: AUC by scorer", *parts)
 
 
 def figure(of: Estimate | None) -> str:
-    """An estimate with its interval; a dash where there is none.
+    """An estimate with its interval, if it has one; a dash without an estimate.
 
-    >>> figure(Estimate(0.98, 0.95, 1.0)), figure(None)
-    ('0.98 [0.95, 1.00]', '–')
+    >>> figure(Estimate(0.98, 0.95, 1.0)), figure(Estimate(0.98)), figure(None)
+    ('0.98 [0.95, 1.00]', '0.98', '–')
     """
-    return "–" if of is None else f"{of.value:.2f} [{of.low:.2f}, {of.high:.2f}]".replace("-", "−")
+    if of is None:
+        return "–"
+    between = "" if of.low is None else f" [{of.low:.2f}, {of.high:.2f}]"
+    return f"{of.value:.2f}{between}".replace("-", "−")
 
 
 @cache

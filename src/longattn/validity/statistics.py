@@ -13,16 +13,11 @@ PERCENT = 95
 
 
 class Estimate(NamedTuple):
-    """A figure with its bootstrap interval."""
+    """A figure with its bootstrap interval, which a sample of one document does not have."""
 
     value: float
-    low: float
-    high: float
-
-    @property
-    def width(self) -> float:
-        """From one end of the interval to the other."""
-        return self.high - self.low
+    low: float | None = None
+    high: float | None = None
 
 
 def wins(better: Array, worse: Array) -> Array:
@@ -71,16 +66,19 @@ def draws(documents: Sequence[str], resamples: int, seed: int) -> Array:
     """[resamples, N]: how often each item is in a sample of documents drawn with replacement, all items of each.
 
     Windows of one document are alike, so documents are what is drawn: intervals from windows would be too narrow.
-    The same documents and seed give the same draws, so scorers are compared on the same samples.
+    The same documents and seed give the same draws, so scorers are compared on the same samples. Items of one document
+    give no draws, [0, N]: all would be the same, and say nothing of how sure a figure is.
     """
     names, place = np.unique(np.asarray(documents), return_inverse=True)
+    if len(names) < 2:
+        return np.empty((0, len(place)))
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     return counts[:, place].astype(np.float64)
 
 
 def interval(samples: Array) -> tuple[float, float]:
-    """The ends of the middle :data:`PERCENT` of some samples, those that are no number left out."""
+    """The ends of the middle :data:`PERCENT` of some samples, those that are no number left out; NaN without any."""
     known = samples[np.isfinite(samples)]
     if not len(known):
         return float("nan"), float("nan")
@@ -94,16 +92,20 @@ def auc_interval(better: Array, worse: Array, weights: Array) -> Estimate:
     won = wins(better, worse)
     totals = weights.sum(axis=1)
     samples = np.einsum("bi,ij,bj->b", weights, won, weights, optimize=True) / totals**2
-    return Estimate(float(won.mean()), *interval(samples))
+    return _estimate(float(won.mean()), samples)
 
 
 def mean_interval(values: Array, weights: Array) -> Estimate:
     """The mean of a reading of each pair over ``weights`` [resamples, N]."""
-    return Estimate(float(values.mean()), *interval(weights @ values / weights.sum(axis=1)))
+    return _estimate(float(values.mean()), weights @ values / weights.sum(axis=1))
 
 
 def resampled(statistic: Callable[[npt.NDArray[np.int64]], float], weights: Array) -> Estimate:
     """Any statistic of the items named by their places, each as often as it was drawn."""
     items = np.arange(weights.shape[1])
     samples = [statistic(np.repeat(items, counts.astype(np.int64))) for counts in weights]
-    return Estimate(statistic(items), *interval(np.array(samples)))
+    return _estimate(statistic(items), np.array(samples))
+
+
+def _estimate(value: float, samples: Array) -> Estimate:
+    return Estimate(value, *interval(samples)) if len(samples) else Estimate(value)

@@ -236,7 +236,8 @@ def _notes(materials: Sequence[Material], controls: Sequence[str]) -> list[str]:
                 f"{material.source}: its {len(material.intact)} windows of {documents} do not allow {', '.join(absent)}"
             )
         if count < 20:
-            notes.append(f"{material.source}: only {documents}; intervals are of little worth")
+            worth = ", so no intervals" if count == 1 else "; intervals are of little worth"
+            notes.append(f"{material.source}: only {documents}{worth}")
     return notes
 
 
