@@ -1,6 +1,7 @@
 """Trials with inputs (goals I1, I3, I6, I7, N6): cut off, damaged, hostile; cut in pieces, moved and repeated."""
 
 import bz2
+import errno
 import gzip
 import itertools
 import json
@@ -10,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import FileInfo, FileSystemHandler, LocalFileSystem, PyFileSystem
 from hypothesis import HealthCheck, given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -181,6 +184,99 @@ def read_in_child(names: list[Path]) -> tuple[int, str]:
         [sys.executable, "-c", READ_ALL], input="\n".join(map(str, names)), capture_output=True, text=True, check=False
     )
     return run.stdout.count(" ok\n") if run.returncode else len(names), f"{run.stdout[-200:]} {run.stderr[-2000:]}"
+
+
+class FailingDisk(FileSystemHandler):
+    """The local file system, whose read of number ``at`` fails; reading on works again."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.reads, self.local = at, 0, LocalFileSystem()
+
+    def read(self, read: Callable[..., bytes], *size: int) -> bytes:
+        self.reads += 1
+        if self.reads == self.at:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(*size)
+
+    def opened(self, path: str) -> pa.NativeFile:
+        file = Path(path).open("rb")
+        plain = file.read
+        wrapped = FailingFile(file, lambda *size: self.read(plain, *size))
+        return pa.PythonFile(wrapped, "r")
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return self.opened(path)
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return self.opened(path)
+
+    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
+        return self.local.get_file_info(paths)
+
+    def get_type_name(self) -> str:
+        return "failing"
+
+    def _unused(self, *_: object) -> None:
+        raise NotImplementedError
+
+    copy_file = create_dir = delete_dir = delete_dir_contents = delete_file = delete_root_dir_contents = _unused
+    get_file_info_selector = move = normalize_path = open_append_stream = open_output_stream = _unused
+
+
+class FailingFile:
+    """A file of a :class:`FailingDisk`."""
+
+    def __init__(self, file: BinaryIO, read: Callable[..., bytes]) -> None:
+        self.file, self.read = file, read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def test_a_read_that_fails_loses_nothing(trials, tmp_path, tiny_model_folder, monkeypatch):
+    """R5. The run ends with the file's name, and the same command gives what an undisturbed one does: no reject."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = b"".join(lines(60))
+    texts = [json.loads(line)["text"] * 4 for line in lines(40)]
+    for i in range(3):
+        (folder / f"{i}.jsonl").write_bytes(content)
+        (folder / f"{i}.jsonl.gz").write_bytes(gzip.compress(content))
+        (folder / f"{i}.jsonl.xz").write_bytes(lzma.compress(content))
+        pq.write_table(pa.table({"text": texts}), folder / f"{i}.parquet", row_group_size=10)
+        (folder / f"{i}.txt").write_text(" ".join(texts))
+    recipe = Recipe(
+        corpus=Corpus(inputs=(str(folder),), source="all"),
+        window=Windowing(length=16),
+        model=Model(name=str(tiny_model_folder)),
+        scorers=("length",),
+    )
+
+    def measured(output: Path) -> dict[str, bytes]:
+        verbs.measure(recipe, output, Compute(workers=0, devices=("cpu",)))
+        return {path.name: path.read_bytes() for path in sorted(output.glob("tables/*/unit-*"))}
+
+    def on_a_disk_that_fails(at: int) -> FailingDisk:
+        disk = FailingDisk(at)
+        monkeypatch.setattr("longattn.corpus.files.resolve", lambda file: (PyFileSystem(disk), file))
+        return disk
+
+    disk = on_a_disk_that_fails(0)
+    expected = measured(tmp_path / "calm")
+    number, ended, passed = trials.number(50, 5), 0, 0
+    for place in range(number):
+        output = tmp_path / f"run {place}"
+        on_a_disk_that_fails(1 + disk.reads * place // number)
+        try:
+            found = measured(output)
+        except OSError as error:
+            assert (error.errno, Path(error.filename).parent) == (errno.EIO, folder)
+            ended += 1
+            found = measured(output)
+        passed += found == expected
+    # what is only a look ahead is read again
+    assert ended > number / 2
+    trials.count("R5", "a read of an input fails", number, passed)
 
 
 def test_changed_files_end_in_documents_and_rejects(trials, tmp_path):

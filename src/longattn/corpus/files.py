@@ -1,6 +1,8 @@
 """Where a file is, what format it has and how its bytes are opened, local or remote."""
 
+import errno
 import hashlib
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -65,12 +67,19 @@ def resolve(file: str) -> tuple[FileSystem, str]:
 
 
 def pass_on(file: str, error: BaseException) -> None:
-    """Raise :class:`StoreError` for an error that tells of the store and nothing of the file.
+    """Raise :class:`StoreError` or ``OSError`` for an error of the store or the system, which tells nothing of the file.
 
-    A file that is damaged is rejected, and the run goes on; one that cannot be reached now may be read later.
+    A file that is damaged is rejected, and the run goes on. One that cannot be reached now (no permission, a disk's
+    error, a file system that is gone) may be read later: the run ends, and the same command goes on.
     """
-    if is_uri(file) and stores.is_of_store(error):
-        raise StoreError(f"{without_options(file)} cannot be read: {stores.why(error)}") from error
+    if is_uri(file):
+        if stores.is_of_store(error):
+            raise StoreError(f"{without_options(file)} cannot be read: {stores.why(error)}") from error
+    # decoders give no number, and what a damaged file sends its reader to is an invalid argument
+    elif isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        told = OSError(error.errno, os.strerror(error.errno), file)
+        told.add_note("once the file can be read, or is no input any more, the same command goes on")
+        raise told from error
 
 
 def facts(info: FileInfo) -> tuple[int, str]:
@@ -95,9 +104,14 @@ def reason_of(error: OSError) -> str:
 
 
 def check_unchanged(part: Slice) -> None:
-    """Raise OSError if the file is not the one that was listed, :class:`NotAsListedError` if its hash is known."""
+    """Raise OSError if the file is not the one that was listed, :class:`NotAsListedError` if its hash is known.
+
+    A number (``errno``) is given for a local file that is gone, with which its whole file system may be.
+    """
     file_system, path = resolve(part.file)
     info = file_system.get_file_info(path)
+    if info.type == FileType.NotFound and not is_uri(part.file):
+        raise FileNotFoundError(errno.ENOENT, "the file is no longer there", part.file)
     if info.type != FileType.File:
         raise FileNotFoundError("the file is no longer there; plan again")
     size, modified = facts(info)

@@ -25,7 +25,7 @@ REASONS: dict[str, str] = {
     "too_long": "The sample has more tokens than window.length.",
     "too_slow": "The document took longer to tokenise than corpus.max_doc_seconds.",
     "truncated": "The compressed file ends too early; what follows this position is lost.",
-    "unreadable": "The file or its rest cannot be read: no permission, damaged, or changed since listed.",
+    "unreadable": "The file or its rest cannot be read: damaged, or changed since listed.",
     "untokenizable": "The tokenizer failed on the text.",
 }
 """Each word that a :class:`~longattn.records.Reject` may give as its reason, with a sentence for people."""
