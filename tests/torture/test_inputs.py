@@ -3,6 +3,7 @@
 import bz2
 import errno
 import gzip
+import io
 import itertools
 import json
 import lzma
@@ -11,17 +12,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyarrow.fs import FileInfo, FileSystemHandler, LocalFileSystem, PyFileSystem
 from hypothesis import HealthCheck, given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from mutations import mutated
+from pyarrow.fs import FileInfo, FileSystemHandler, LocalFileSystem, PyFileSystem
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
@@ -199,10 +200,7 @@ class FailingDisk(FileSystemHandler):
         return read(*size)
 
     def opened(self, path: str) -> pa.NativeFile:
-        file = Path(path).open("rb")
-        plain = file.read
-        wrapped = FailingFile(file, lambda *size: self.read(plain, *size))
-        return pa.PythonFile(wrapped, "r")
+        return pa.PythonFile(FailingFile(self, path), "r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.opened(path)
@@ -226,8 +224,11 @@ class FailingDisk(FileSystemHandler):
 class FailingFile:
     """A file of a :class:`FailingDisk`."""
 
-    def __init__(self, file: BinaryIO, read: Callable[..., bytes]) -> None:
-        self.file, self.read = file, read
+    def __init__(self, disk: FailingDisk, path: str) -> None:
+        self.disk, self.file = disk, io.FileIO(path)
+
+    def read(self, *size: int) -> bytes:
+        return self.disk.read(self.file.read, *size)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)
@@ -270,9 +271,9 @@ def test_a_read_that_fails_loses_nothing(trials, tmp_path, tiny_model_folder, mo
         try:
             found = measured(output)
         except OSError as error:
-            assert (error.errno, Path(error.filename).parent) == (errno.EIO, folder)
-            ended += 1
-            found = measured(output)
+            told = (error.errno, Path(error.filename).parent) == (errno.EIO, folder)
+            ended += told
+            found = measured(output) if told else {}
         passed += found == expected
     # what is only a look ahead is read again
     assert ended > number / 2

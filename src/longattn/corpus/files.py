@@ -67,7 +67,7 @@ def resolve(file: str) -> tuple[FileSystem, str]:
 
 
 def pass_on(file: str, error: BaseException) -> None:
-    """Raise :class:`StoreError` or ``OSError`` for an error of the store or the system, which tells nothing of the file.
+    """Raise :class:`StoreError` or ``OSError`` for an error of the store or system, which tells nothing of the file.
 
     A file that is damaged is rejected, and the run goes on. One that cannot be reached now (no permission, a disk's
     error, a file system that is gone) may be read later: the run ends, and the same command goes on.
