@@ -120,6 +120,8 @@ def _validity_job(
     recipe: Recipe, output: str | Path, scorers: tuple[Scorer, ...], device: str, threads: int | None
 ) -> tuple[Job, list[WorkUnit], str]:
     """A job whose tables are below ``output/validity``, its input as units, and the device to work on."""
+    if recipe.corpus.holds_samples:
+        raise ValueError("controls are made of windows of texts; samples, which have turns, can be compared, no more")
     job = replace(prepare(recipe, output), scorers=scorers)
     units = corpus.list_units(recipe.corpus, job.run.plan())
     place = engines.device(device, needed=bool(job.asks) or not scorers)

@@ -64,6 +64,7 @@ def validation() -> Validation:
         window=4096,
         scorers={name: {"scorer": name, "pairs": 40} for name in scorers},
         sources={name: {"windows": 40, "documents": 30} for name in sources},
+        corpus="0123456789abcdef",
         separations=[Separation(n, s, c, 40, 30, of[n], of[n]) for n in scorers for s in sources for c in controls],
         readings=[Reading(n, s, "length", 40, of[n]) for n in scorers for s in sources],
         notes=["books: a remark"],

@@ -70,9 +70,27 @@ def test_a_preset_of_another_kind_is_named(tmp_path, heads):
         HeadMask(preset=str(file)).for_length(64)
 
 
-def test_more_heads_than_the_preset_has_are_refused(preset):
+@pytest.mark.parametrize("top", [4, 0, -1, 1.5])
+def test_more_heads_than_the_preset_has_are_refused(preset, top):
     with pytest.raises(ValueError, match="top must be from 1 to 3"):
-        HeadMask(preset=preset, top=4).for_length(64)
+        HeadMask(preset=preset, top=top).for_length(64)
+
+
+def test_a_share_of_the_heads_is_of_all_that_the_model_has(tmp_path):
+    """20 heads, of which the preset lists one: 15 % are 3 of them, listed or not."""
+    scores = [[0.0] * 4 for _ in range(5)]
+    scores[3][1], scores[0][2], scores[4][3] = 0.9, 0.08, 0.05
+    file = tmp_path / "heads.json"
+    file.write_text(json.dumps({"heads": [[3, 1, 0.9]], "evidence": {"scores": scores}}))
+    assert HeadMask(preset=str(file), top=0.15).for_length(64).heads == ((3, 1), (0, 2), (4, 3))
+    assert HeadMask(preset=str(file), top=0.01).for_length(64).heads == ((3, 1),)
+    paper = HeadMask(preset="smollm2-heads", top=0.05).for_length(64)
+    assert len(paper.heads) == 14
+
+
+def test_a_share_needs_the_scores_of_all_heads(preset):
+    with pytest.raises(PresetError, match="or not the scores of all"):
+        HeadMask(preset=preset, top=0.05).for_length(64)
 
 
 def test_the_best_of_a_preset_need_one():

@@ -202,6 +202,14 @@ def test_a_preset_replaces_what_it_found(tmp_path):
     assert scorer.measurement()["layers"] == (1, 4)
 
 
+def test_a_preset_of_retrieval_heads_names_the_heads_and_nothing_else(tmp_path):
+    file = tmp_path / "heads.json"
+    file.write_text(json.dumps({"model": "0123", "heads": [[4, 3, 0.9], [1, 0, 0.4]], "evidence": {}}))
+    scorer = LongAttn(preset=str(file), layers=(7,), skip_first=2, alpha=0.0, distance=12).for_length(LENGTH)
+    chosen = LongAttn(layers=(1, 4), heads=((4, 3), (1, 0)), per_head=True, skip_first=2, alpha=0.0, distance=12)
+    assert replace(scorer, preset=None) == chosen.for_length(LENGTH)
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_preset_of_another_model_is_said(tmp_path, tiny_model_folder, caplog, same):
     settings = Model(name=str(tiny_model_folder))
@@ -218,7 +226,9 @@ def test_a_preset_of_another_model_is_said(tmp_path, tiny_model_folder, caplog, 
         (None, "there is no preset"),
         ("layers: 1", "is not JSON"),
         ("[]", "is not a JSON object"),
-        ('{"heads": [[0, 1, 0.5]]}', "has no layers, distances, distance, skip_first, spread, alpha"),
+        ('{"layers": [0], "heads": [[0, 1]]}', "has no distances, distance, skip_first, spread, alpha"),
+        ('{"heads": [[0, 1]]}', "has no heads as"),
+        ('{"heads": []}', "lists no heads"),
     ],
 )
 def test_what_is_no_preset_is_said(tmp_path, content, message):

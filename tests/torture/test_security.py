@@ -524,6 +524,7 @@ def test_pages_of_validation_and_comparison_hold_no_active_element(trials, tmp_p
             window=64,
             scorers={attack: {"scorer": attack, "pairs": 3}},
             sources={attack: {"windows": 3, "documents": 3}},
+            corpus="0123456789abcdef",
             separations=[Separation(attack, attack, attack, 3, 3, of, of)],
             readings=[Reading(attack, attack, "trend", 3, of)],
             notes=[attack],

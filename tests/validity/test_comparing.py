@@ -1,6 +1,7 @@
 """Agreement of scorers, on cases worked by hand and on a run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -67,13 +68,23 @@ def test_a_run_is_compared_without_a_model(corpus_inputs, tiny_model_folder, tmp
         scorers=("longattn", "random", "length"),
     )
     verbs.measure(recipe, tmp_path, settings.Compute(workers=0, devices=("cpu",)))
-    monkeypatch.setattr("longattn.models.load_model", None)
-    found = trials.compare(recipe, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("longattn.models.load_model", None)
+        found = trials.compare(recipe, tmp_path)
     assert set(found.windows) == {"many", "one"}
     assert len(found.agreements) == 2 * 3
     assert all(len(one.text) > 20 for one in found.disagreements)
     page = (tmp_path / "validity" / "comparison.html").read_text(encoding="utf-8")
     assert "longattn · random" in page
     assert json.loads((tmp_path / "validity" / "comparison.json").read_bytes())["scorers"] == list(found.scorers)
+    assert found.costs == {}
+    rule = settings.Validating(pairs=2, controls=("shuffled-8",), resamples=10)
+    trials.validate(replace(recipe, scorers=("longattn",)), tmp_path, rule, "cpu")
+    timed = trials.compare(recipe, tmp_path)
+    # the baselines stand in every validation
+    assert set(timed.costs) == {"longattn", "random", "length"}
+    assert all(cost > 0 for cost in timed.costs.values())
+    page = (tmp_path / "validity" / "comparison.html").read_text(encoding="utf-8")
+    assert f"<td>{timed.costs['longattn']:.4f}</td>" in page
     hidden = trials.compare(recipe, tmp_path, texts=False)
     assert not any(one.text for one in hidden.disagreements)

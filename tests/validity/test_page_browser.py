@@ -21,6 +21,7 @@ def page_file(tmp_path):
         window=4096,
         scorers={name: {"scorer": name, "pairs": 40} for name in scorers},
         sources={ATTACK: {"windows": 40, "documents": 30}},
+        corpus="0123456789abcdef",
         separations=[Separation(name, ATTACK, "spliced-8", 40, 30, sure, sure) for name in scorers],
         readings=[Reading(name, ATTACK, "length", 40, unsure) for name in scorers],
         notes=[f"{ATTACK}: a remark"],
@@ -33,6 +34,7 @@ def page_file(tmp_path):
         windows={ATTACK: 216},
         agreements=[Agreement(ATTACK, "longattn", name, 216, -0.16, shares) for name in scorers[1:]],
         disagreements=[Disagreement(ATTACK, f"{ATTACK}@0", "longattn", "length", 0.98, 0.02, ATTACK)],
+        costs={"longattn": 0.34},
     )
 
     def write(name: str):

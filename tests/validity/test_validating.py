@@ -168,6 +168,26 @@ def test_a_mistake_is_said_before_anything_is_read(rule, message, recipe, tmp_pa
         trials.validate(recipe, tmp_path, rule, "cpu")
 
 
+def test_samples_are_refused_as_their_turns_would_not_be_the_controls(recipe, tmp_path):
+    samples = replace(recipe, corpus=replace(recipe.corpus, messages_field="messages"), scorers=("length",))
+    with pytest.raises(ValueError, match="controls are made of windows of texts"):
+        trials.validate(samples, tmp_path, RULE, "cpu")
+    with pytest.raises(ValueError, match="controls are made of windows of texts"):
+        trials.calibrate(samples, tmp_path, tmp_path / "preset.json", device="cpu")
+
+
+def test_the_hash_of_the_corpus_is_of_its_words(recipe, tmp_path):
+    """Ids alone are often paths, of which another release has the same ones with other text."""
+    found = []
+    for name, word in (("one", "near"), ("same", "near"), ("other", "far")):
+        lines = [json.dumps({"id": str(i), "text": f"{i} {word} " * 60}) + "\n" for i in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+        given = replace(recipe, corpus=settings.Corpus(inputs=(f"all={tmp_path / name}.jsonl",)), scorers=())
+        found.append(trials.validate(given, tmp_path / name, replace(RULE, controls=("shuffled-8",)), "cpu").corpus)
+    assert found[0] == found[1] != found[2]
+    assert len(found[0]) == 16
+
+
 def test_a_corpus_without_windows_is_an_error(recipe, tmp_path):
     long = replace(recipe, window=settings.Windowing(length=4096), scorers=())
     with pytest.raises(LongAttnError, match="needs a sample of windows"):

@@ -134,6 +134,10 @@ def _say_comparison(found: "Comparison") -> None:
         ]
         budgets = [f"best {budget}" for budget in mine[0].overlap] if mine else []
         say_table(f"{source}: {count} windows", ["scorers", "Spearman", *budgets], rows)
+    rows = [[name, f"{of:.4f}" if (of := found.costs.get(name)) is not None else "–"] for name in found.scorers]
+    say_table("cost of one window", ["scorer", "seconds"], rows)
+    if len(found.costs) < len(found.scorers):
+        say("–: longattn validate with this output folder times a scorer by itself")
 
 
 @app.command(group=JUDGE)

@@ -8,7 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from longattn.errors import PresetError
+
+Heads = tuple[tuple[int, int], ...]
+"""Pairs of a layer and a head, both 0-based."""
 
 FOLDER = Path(__file__).parent
 
@@ -33,3 +38,25 @@ def read_preset(name: str, needed: Iterable[str]) -> dict[str, Any]:
     if missing := [key for key in needed if key not in preset]:
         raise PresetError(f"{path} has no {', '.join(missing)}; is it a preset of another kind?")
     return preset
+
+
+def read_heads(preset: str, top: float | int | None = None) -> Heads:
+    """The heads of a preset, or the ``top`` ones with the highest scores, the first listed first among equals.
+
+    Raises ``PresetError`` for a preset that is not one of heads, ``ValueError`` for more heads than it has.
+    """
+    found = read_preset(preset, ["heads"])
+    try:
+        rows = [(int(layer), int(head), float(score)) for layer, head, score in found["heads"]]
+        if top is not None and 0 < top < 1:
+            every = np.array(found["evidence"]["scores"], dtype=np.float64)
+            rows = [(layer, head, float(every[layer, head])) for layer, head in np.ndindex(every.shape)]
+            top = max(1, round(top * len(rows)))
+    except (KeyError, ValueError, TypeError) as error:
+        raise PresetError(
+            f"{preset} has no heads as [layer, head, score], or not the scores of all: {error}"
+        ) from error
+    if top is not None and not (top == int(top) and 1 <= top <= len(rows)):
+        raise ValueError(f"top must be from 1 to {len(rows)}, the heads of {preset}, or a share below 1; got {top:g}")
+    ranked = sorted(rows, key=lambda row: -row[2])[: None if top is None else int(top)]
+    return tuple((layer, head) for layer, head, _ in ranked)

@@ -6,13 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from longattn.errors import PresetError
 from longattn.expressions import Expression, column
-from longattn.presets import read_preset
+from longattn.presets import Heads, read_heads
 from longattn.records import Window
 from longattn.scorers.base import Ask, Columns, Schema, Scorer, Seen, WholeWindow
-
-Heads = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +34,9 @@ class HeadMask(Scorer):
     preset: str | None = None
     """Take the heads from this file of ``longattn heads`` instead, or from the preset of this name that comes with the
     package."""
-    top: int | None = None
-    """Mask this many of the preset's heads, those with the highest scores; None masks all that it lists."""
+    top: float | int | None = None
+    """Mask this many heads, those with the preset's highest scores: from 1 on a number of those that it lists, below 1
+    a share of all heads of the model (0.05, as in the paper). None masks all that it lists."""
 
     relative_to: Literal["base", "masked", "nothing"] = "base"
     """Divide the change of the loss by the loss of the whole model (Eq. 5), by that of the masked one (Figure 3), or by
@@ -94,19 +92,3 @@ class HeadMask(Scorer):
         if not self.heads:
             raise ValueError("headmask has no heads to mask; name them (heads), or a file of `longattn heads` (preset)")
         return WholeWindow(frozenset(self.heads))
-
-
-def read_heads(preset: str, top: int | None = None) -> Heads:
-    """The heads of a preset, or those ``top`` of them with the highest scores, the first listed first among equals.
-
-    Raises ``PresetError`` for a preset that is not one of heads, ``ValueError`` for more heads than it has.
-    """
-    listed = read_preset(preset, ["heads"])["heads"]
-    try:
-        rows = [(int(layer), int(head), float(score)) for layer, head, score in listed]
-    except (ValueError, TypeError) as error:
-        raise PresetError(f"{preset} has no heads as [layer, head, score]: {error}") from error
-    if top is not None and not 1 <= top <= len(rows):
-        raise ValueError(f"top must be from 1 to {len(rows)}, the heads of {preset}, got {top}")
-    ranked = sorted(rows, key=lambda row: -row[2])[:top]
-    return tuple((layer, head) for layer, head, _ in ranked)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from longattn.errors import PresetError
 from longattn.expressions import Constant, Expression, column, mean_of, minmax, unit, zscore
-from longattn.presets import read_preset
+from longattn.presets import read_heads, read_preset
 from longattn.records import Window
 from longattn.scorers import sampled
 from longattn.scorers.base import Ask, Columns, PilotScorer, Schema, Seen
@@ -93,7 +94,8 @@ class LongAttn(PilotScorer):
     """How columns are brought to one scale; None follows the convention (paper: zscore, released: minmax)."""
     preset: str | None = None
     """Calibrated layers, heads, distances, skip_first, spread and alpha, which replace those given here: a JSON file
-    that ``longattn calibrate`` wrote, or the name of one that comes with the package."""
+    that ``longattn calibrate`` wrote, or the name of one that comes with the package. One that ``longattn heads`` wrote
+    replaces layers and heads alone."""
     length: int | None = None
     """Window length L in tokens; filled in from the run's windows."""
 
@@ -350,6 +352,12 @@ class LongAttn(PilotScorer):
 
 def _preset_settings(preset: str, length: int) -> dict[str, Any]:
     """Settings by name; a distance is a number of tokens or, as text, a share of the window such as ``1/4``."""
+    if "layers" not in read_preset(preset, ("heads",)):
+        chosen = read_heads(preset)
+        if not chosen:
+            raise PresetError(f"{preset} lists no heads; layers must be named without it")
+        layers = tuple(sorted({layer for layer, _ in chosen}))
+        return {"length": length, "layers": layers, "heads": chosen, "per_head": True}
     found = read_preset(preset, ("layers", "heads", "distances", "distance", "skip_first", "spread", "alpha"))
 
     def tokens(distance: int | str) -> int:

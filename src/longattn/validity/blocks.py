@@ -91,6 +91,12 @@ def make_material(source: str, sampled: Sequence[Intact], controls: Sequence[str
     return Material(source, windows, groups, pieces)
 
 
+def content_hash(materials: Sequence[Material]) -> str:
+    """16 hexadecimal digits that change with the names and tokens of the intact windows, and with nothing else."""
+    ids = [(one.source, Block(tuple(one.intact), ()).id) for one in materials]
+    return hashlib.sha256(repr(sorted(ids)).encode()).hexdigest()[:16]
+
+
 def measure_blocks(
     job: Job,
     materials: Sequence[Material],

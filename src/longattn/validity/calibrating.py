@@ -22,7 +22,7 @@ from longattn.expressions import column
 from longattn.measuring import Job, package_versions
 from longattn.models.configuration import read_config
 from longattn.records import WorkUnit
-from longattn.validity.blocks import INTACT, PAIRS, RECUT, Material, make_material, measure_blocks
+from longattn.validity.blocks import INTACT, PAIRS, RECUT, Material, content_hash, make_material, measure_blocks
 from longattn.validity.columns import read_columns
 from longattn.validity.controls import parse
 from longattn.validity.far_attention import FarAttention
@@ -129,7 +129,7 @@ def calibrate(
         ]
         for part, group in materials.items()
     }
-    return _preset(job, rule, far, config.num_hidden_layers, parts)
+    return _preset(job, rule, far, config.num_hidden_layers, parts, content_hash(every))
 
 
 def check_rule(rule: settings.Calibrating, length: int) -> None:
@@ -168,7 +168,12 @@ def _distances(length: int) -> tuple[int, ...]:
 
 
 def _preset(
-    job: Job, rule: settings.Calibrating, far: FarAttention, num_layers: int, parts: Mapping[str, list[Statistics]]
+    job: Job,
+    rule: settings.Calibrating,
+    far: FarAttention,
+    num_layers: int,
+    parts: Mapping[str, list[Statistics]],
+    corpus: str,
 ) -> Preset:
     chosen, heads, expected = choose(parts["calibration"], rule.targets, rule.folds, rule.seed)
     layers = sorted({layer for layer, _ in heads})
@@ -198,7 +203,7 @@ def _preset(
             }
             for one in parts["calibration"]
         },
-        "corpus": settings.fingerprint(sorted({d for group in parts.values() for one in group for d in one.documents})),
+        "corpus": corpus,
         "settings": settings.plain(rule),
         "shallower": _shallower(parts, rule, num_layers, max(layers)),
         "versions": package_versions(),
@@ -384,6 +389,8 @@ def _evidence(
         for name in (*rule.targets, *rule.others):
             found = []
             for one in (calibration, held_out):
+                if not len(one.documents):
+                    continue
                 better, worse = _scores(one, [name], chosen, heads)[name]
                 known = np.isfinite(worse)
                 if known.sum() > 1:

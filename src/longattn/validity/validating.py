@@ -18,7 +18,16 @@ from longattn.measuring import Job, measure_each, package_versions
 from longattn.records import Window, WorkUnit
 from longattn.scorers import PilotScorer, Scorer
 from longattn.tables import write_json
-from longattn.validity.blocks import INTACT, PAIRS, RECUT, Material, make_material, measure_blocks, read_scores
+from longattn.validity.blocks import (
+    INTACT,
+    PAIRS,
+    RECUT,
+    Material,
+    content_hash,
+    make_material,
+    measure_blocks,
+    read_scores,
+)
 from longattn.validity.controls import CONTROLS, parse
 from longattn.validity.sampling import sample
 from longattn.validity.statistics import (
@@ -84,9 +93,12 @@ class Validation:
     model: Mapping[str, str]
     window: int
     scorers: Mapping[str, Mapping[str, Any]]
-    """By label: the number of ``pairs`` measured, the ``scorer``'s name and its ``settings``."""
+    """By label: the number of ``pairs`` asked for (measured in blocks of eight, so there may be more), the ``scorer``'s
+    name and its ``settings``."""
     sources: Mapping[str, Mapping[str, int]]
     """By source: intact windows and documents."""
+    corpus: str
+    """16 hexadecimal digits that change with the names and tokens of the intact windows."""
     separations: Sequence[Separation]
     readings: Sequence[Reading]
     notes: Sequence[str]
@@ -136,6 +148,7 @@ def validate(
         window=job.window.length,
         scorers={label: {"pairs": pairs[label], **_facts(scorer)} for label, scorer in scorers.items()},
         sources={m.source: {"windows": len(m.intact), "documents": len(set(m.documents))} for m in materials},
+        corpus=content_hash(materials),
         separations=separations,
         readings=readings,
         notes=_notes(materials, controls),
