@@ -10,7 +10,9 @@ docs   pages of Python's own documentation (Debian's python3.11-doc)
 without a model, every control), ``calibration`` (far attention of the layers up to three quarters of the model),
 ``deep`` (far attention at several depths, what was calibrated, and the rivals that need a whole forward pass) and
 ``pairwise`` (those that predict pieces of a window twice). Stop it at any time; the same command continues, and one
-with more pairs adds to what is there.
+with more pairs adds to what is there. ``--report`` replaces the tables of a page, and leaves what stands beside them.
+
+``calibrated`` in ``deep`` is the preset that comes with the package; ``calibration`` writes its own to ``preset.json``.
 
 What the last two measure takes half a day of two cores. What has been measured is kept (:mod:`study_measured`): a new
 folder starts from it, and ``--keep`` adds what a folder has.
@@ -22,6 +24,7 @@ import json
 import logging
 import os
 import platform
+import re
 import struct
 import subprocess
 import sys
@@ -202,7 +205,17 @@ def main() -> None:
     text = head(options) + "\n".join(PARTS[part](recipe, options) for part in options.parts)
     sys.stdout.write(text)
     if options.report:
-        options.report.write_text(text, encoding="utf-8")
+        page = options.report.read_text(encoding="utf-8") if options.report.exists() else ""
+        options.report.write_text(updated(page, text), encoding="utf-8")
+
+
+def updated(page: str, made: str) -> str:
+    """The page with the sections that were made anew in the place of those of their name; what else it says stays."""
+    if not page:
+        return made
+    old, new = ([part.strip() for part in re.split(r"^(?=## )", text, flags=re.MULTILINE)] for text in (page, made))
+    sections = {part.splitlines()[0]: part for part in old[1:]} | {part.splitlines()[0]: part for part in new[1:]}
+    return "\n\n".join([old[0], *sections.values()]) + "\n"
 
 
 def dear(part: str) -> list[Scorer]:
@@ -272,6 +285,14 @@ def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
     for row in evidence["separations"]:
         figures = f"{figure(row['calibration'])} | {figure(row['held_out'])}"
         lines.append(f"| {row['source']} | {row['control']} | {figures} |")
+    lines += [
+        "\nWhat fewer layers would give, mean over sources of the first two controls:\n",
+        "| layers that may be run | share of all | AUC, calibration | AUC, held out |",
+        "|---|---|---|---|",
+    ]
+    for row in evidence["shallower"]:
+        shares = f"{100 * row['cost_share']:.0f} % | {row['calibration']:.2f} | {row['held_out']:.2f}"
+        lines.append(f"| {row['layers_run']} | {shares} |")
     return "\n".join([*lines, ""])
 
 
