@@ -155,7 +155,9 @@ def models(folders, scorer, window=64):
 
 
 @pytest.mark.parametrize(
-    "choice", [{}, {"response_tokens": 5}, {"skip_first": 4}, {"layers": (1,)}, {"segment": 200}], ids=str
+    "choice",
+    [{}, {"response_tokens": 5}, {"instruction_tokens": 7}, {"skip_first": 4}, {"layers": (1,)}, {"segment": 200}],
+    ids=str,
 )
 def test_what_is_measured_is_what_both_models_show_when_run_the_plain_way(folders, whole, choice):
     scorer = Gateau(**{"segment": 8, "short_model": settings.Model(name=str(folders[1])), **choice})
@@ -173,8 +175,11 @@ def test_what_is_measured_is_what_both_models_show_when_run_the_plain_way(folder
         attention.append(
             long.maps[list(scorer.layers or (0, 1)), :, 37:last, keys].sum(-1).mean() / (stop - keys.start)
         )
-        alone = whole(folders[0], [*window.tokens[start:stop], *window.tokens[25:last]])
-        losses.append(-alone.log_probs[stop - start + 11 :].mean())
+        given = choice.get("instruction_tokens", 12)
+        alone = whole(
+            folders[0], [*window.tokens[start:stop], *window.tokens[25 : 25 + given], *window.tokens[37:last]]
+        )
+        losses.append(-alone.log_probs[stop - start + given - 1 :].mean())
     losses = np.array(losses)
     for name, a, importance in (
         ("share", np.array(attention), np.exp(-losses)),
@@ -199,7 +204,11 @@ def test_without_a_second_model_the_message_names_the_setting():
         Gateau().ask()
 
 
-@pytest.mark.parametrize("choice", [{"segment": 0}, {"segment": 4, "skip_first": 4}, {"response_tokens": 0}], ids=str)
+@pytest.mark.parametrize(
+    "choice",
+    [{"segment": 0}, {"segment": 4, "skip_first": 4}, {"response_tokens": 0}, {"instruction_tokens": 0}],
+    ids=str,
+)
 def test_settings_that_leave_nothing_to_look_at_are_refused(choice):
     with pytest.raises(ValueError, match="must be at least 1"):
         Gateau(**choice).for_length(64)
@@ -209,7 +218,13 @@ def test_only_what_is_measured_enters_the_tables_name():
     plain = Gateau(short_model=SHORT)
     for change in ({"alpha": 0.1}, {"convention": "released"}, {"norm": "softmax"}, {"squash": "share"}):
         assert replace(plain, **change).measurement() == plain.measurement()
-    for change in ({"segment": 64}, {"response_tokens": 9}, {"skip_first": 4}, {"layers": (1,)}):
+    for change in (
+        {"segment": 64},
+        {"response_tokens": 9},
+        {"instruction_tokens": 9},
+        {"skip_first": 4},
+        {"layers": (1,)},
+    ):
         assert replace(plain, **change).measurement() != plain.measurement()
 
 

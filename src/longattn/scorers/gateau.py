@@ -53,17 +53,19 @@ class Segments(Context):
     segment: int
     response_tokens: int | None
     """Tokens of the response that are predicted; None for all."""
+    instruction_tokens: int | None = None
+    """Tokens of the instruction that it is given; None for all."""
 
     def excerpts(self, window: Window) -> Sequence[Excerpt]:
         """One per segment, the last of which may be shorter; none for a sample without the three parts."""
         found = parts(window)
         if found is None:
             return []
-        rest = window.tokens[found.context : _last(found, self.response_tokens)]
-        edges = _edges(found, self.segment)
+        instruction = window.tokens[found.context : found.response][: self.instruction_tokens]
+        response = window.tokens[found.response : _last(found, self.response_tokens)]
         return [
-            Excerpt(np.concatenate([window.tokens[start:stop], rest]), stop - start + found.response - found.context)
-            for start, stop in itertools.pairwise(edges)
+            Excerpt(np.concatenate([window.tokens[start:stop], instruction, response]), stop - start + len(instruction))
+            for start, stop in itertools.pairwise(_edges(found, self.segment))
         ]
 
 
@@ -87,8 +89,8 @@ class Gateau(Scorer):
     data set; what it adds as CAS it reads from a file that no part of it writes. ``convention="released"`` takes the
     softmax of both. The paper's Norm of HMP is min-max here, as in the code, or a softmax (``norm``).
 
-    ``short_model``, ``segment``, ``response_tokens``, ``skip_first`` and ``layers`` are measured; everything else may
-    be changed afterwards.
+    ``short_model``, ``segment``, ``response_tokens``, ``instruction_tokens``, ``skip_first`` and ``layers`` are
+    measured; everything else may be changed afterwards.
     """
 
     name: ClassVar[str] = "gateau"
@@ -101,6 +103,9 @@ class Gateau(Scorer):
     """Tokens of a segment of the context."""
     response_tokens: int | None = None
     """Take contextual awareness from the first tokens of the response only (released code: 500); None takes all."""
+    instruction_tokens: int | None = None
+    """Give the response the first tokens of the instruction only, beside a segment (released code: 500); None gives
+    all."""
     skip_first: int = 0
     """Leave the sample's first keys (attention sinks) out of the first segment's attention; they stay in the
     softmax."""
@@ -124,13 +129,15 @@ class Gateau(Scorer):
                 f"segment must be at least 1 and skip_first from 0 to less than it, got {self.segment} and "
                 f"{self.skip_first}"
             )
-        if self.response_tokens is not None and self.response_tokens < 1:
-            raise ValueError(f"response_tokens must be at least 1, got {self.response_tokens}; None takes all")
+        for name in ("response_tokens", "instruction_tokens"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}; None takes all")
         return self
 
     def measurement(self) -> Mapping[str, Any]:
         """Segments, tokens and layers looked at; the models stand beside it in the table's settings."""
-        return {name: getattr(self, name) for name in ("segment", "response_tokens", "skip_first", "layers")}
+        names = ("segment", "response_tokens", "instruction_tokens", "skip_first", "layers")
+        return {name: getattr(self, name) for name in names}
 
     def ask(self) -> Ask:
         """Attention of the response, and its predictions by both models and from each segment.
@@ -197,7 +204,8 @@ class Gateau(Scorer):
                 "gateau compares the run's model with one of its family that has a shorter context window; name it "
                 "(gateau.short_model.name)"
             )
-        return WholeWindow(), WholeWindow(model=self.short_model), Segments(self.segment, self.response_tokens)
+        segments = Segments(self.segment, self.response_tokens, self.instruction_tokens)
+        return WholeWindow(), WholeWindow(model=self.short_model), segments
 
     def _rows(self, window: Window) -> npt.NDArray[np.int64]:
         """Positions of the response's tokens."""
