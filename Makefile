@@ -40,7 +40,10 @@ browser: $(VENV)/.dev
 # TORTURE="--torture-seed 7" for other random numbers, TORTURE="-k flip" for some of the trials
 torture: $(VENV)/.dev $(VENV)/.run
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --torture --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses 8 \
-	  --dist worksteal --durations 25 $(TORTURE) tests/torture
+	  --dist worksteal --durations 25 $(LIMIT) $(TORTURE) tests/torture
+
+# a test that hangs ends its process, with all stacks, and is a failure
+LIMIT := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true
 
 # readers of what others wrote, driven by atheris: FUZZ="--seconds 600 jsonl parquet" for these two, ten minutes each
 fuzz: $(VENV)/.dev

@@ -79,10 +79,18 @@ def trials(request: pytest.FixtureRequest) -> Trials:
     return Trials(config.getoption("--torture"), config.getoption("--torture-seed"), request.node.user_properties)
 
 
+def not_run(report: pytest.TestReport | pytest.CollectReport) -> tuple[str, ...]:
+    """The row of a test, or of a file of tests, that was skipped: without it the table would look whole."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return ("?", f"{report.nodeid.rpartition('/')[2]}: {reason.removeprefix('Skipped: ')}", "not run", "", "")
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Print fault, trials made and trials passed, by goal."""
+    """Print fault, trials made and trials passed, by goal; under ``--torture`` also what was not run, and why."""
     reports = [report for name in ("passed", "failed") for report in terminalreporter.getreports(name)]
     rows = [tuple(row) for report in reports for name, row in report.user_properties if name == ROW]
+    if terminalreporter.config.getoption("--torture"):
+        rows += map(not_run, terminalreporter.getreports("skipped"))
     if not rows:
         return
     write: Callable[[str], None] = terminalreporter.write_line
