@@ -190,7 +190,7 @@ class Assassin(Progress):
 @needs_ray
 def test_workers_are_killed(ray, runs, trials):
     """A unit that is in the hand of several of them is left out, until it is asked for again."""
-    wanted, killed, passed = trials.number(30, 2), 0, 0
+    wanted, killed, passed = trials.number(40, 2), 0, 0
     chosen = trials.random()
     while killed < wanted:
         runs.begin()
