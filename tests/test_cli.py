@@ -3,9 +3,11 @@
 import html
 import io
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -283,6 +285,72 @@ def test_a_typo_is_answered_with_what_was_meant(capsys):
     with pytest.raises(SystemExit):
         cli.launch(["run", "x", "--longattn.alhpa", "1"])
     assert "Did you mean --longattn.alpha?" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGINT", "SIGTERM")])
+def test_a_second_signal_ends_it_at_once(first, second):
+    """While what the first one stopped is still being tidied up, which may take as long as it likes."""
+    code = f"""if True:
+        import signal, sys, time
+        from longattn.cli import launching
+
+        def tidy_up(arguments):
+            try:
+                signal.raise_signal(signal.{first})
+            finally:
+                print("tidying up", flush=True)
+                signal.raise_signal(signal.{second})
+                print("tidied up", flush=True)
+
+        launching.app = type("App", (), {{"meta": staticmethod(tidy_up)}})
+        launching.main([])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.Signals[second], "tidying up\n", "")
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755)])
+def test_files_are_for_whom_the_umask_says(mask, file, folder, arguments, tmp_path):
+    """Private where that is asked for, and no more private than that: others of a group may go on with a run."""
+    before = os.umask(mask)
+    try:
+        assert cli.launch(["run", *arguments]) == 0
+    finally:
+        os.umask(before)
+    found = [path for path in (tmp_path / "run").rglob("*") if not path.name.startswith(".lock")]
+    assert {path.suffix for path in found} >= {".parquet", ".json", ".jsonl", ".html", ".md"}
+    wrong = {
+        str(p): oct(p.stat().st_mode) for p in found if p.stat().st_mode & 0o777 != (folder if p.is_dir() else file)
+    }
+    assert not wrong
+    assert cli.launch(["verify", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the size of a process from /proc")
+def test_memory_that_runs_out_is_one_line(arguments, tmp_path):
+    """A text of 600 MB in a process that may grow by 400: what little else it does has room.
+
+    That nobody else asks at that moment is seen to by few threads: a compiled library that asks for more ends the
+    process, which with workers is a death like any other.
+    """
+    with (tmp_path / "long.txt").open("wb") as file:
+        file.truncate(600_000_000)
+    words = [f"books={tmp_path}/long.txt", *arguments[1:], "--scorers", "length", "--tokenizer", "tokenizers"]
+    code = """if True:
+        import resource, sys
+        from pathlib import Path
+        import duckdb, pyarrow.parquet, tokenizers
+        import longattn.cli, longattn.verbs
+
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 400_000_000
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        longattn.cli.main()
+    """
+    few = {**os.environ, "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run([sys.executable, "-c", code, "measure", *words], env=few, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("longattn: there was not enough memory: fewer workers, a smaller ")
+    assert "Traceback" not in done.stderr
 
 
 def test_verify_names_a_damaged_table(arguments, tmp_path, capsys):

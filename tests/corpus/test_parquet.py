@@ -1,6 +1,7 @@
 """Parquet: columns of every kind that can hold text, bad rows, bad files, splits by row group."""
 
 import contextlib
+import pickle
 import random
 import re
 import subprocess
@@ -95,6 +96,39 @@ def test_a_file_without_a_text_column_is_one_reject(write_table, read, columns, 
     (reject,) = read(file, unit_bytes=100)
     assert (reject.reason, reject.position) == (reason, 0)
     assert said in reject.detail
+
+
+class Payload:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (str(self.file), "w"))
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "storage", "found"),
+    [
+        # pyarrow before 14.0.1 unpickled what came with this one: CVE-2023-47248
+        ("arrow.py_extension_type", None, pa.string(), ["7", "8"]),
+        ("somebody.text", b"\xff", pa.string(), ["7", "8"]),
+        ("arrow.json", b"", pa.string(), ["7", "8"]),
+        ("arrow.bool8", b"", pa.int8(), ["text_not_string"]),
+        ("arrow.json", b"", pa.int8(), ["unreadable"]),
+    ],
+)
+def test_an_extension_type_is_text_if_its_storage_is_and_runs_nothing(tmp_path, read, name, facts, storage, found):
+    """A footer may say of a column that it is a type of somebody's own, with bytes to make it from."""
+    if facts is None:
+        facts = pickle.dumps(Payload(tmp_path / "was here"))
+    claims = {"ARROW:extension:name": name, "ARROW:extension:metadata": facts}
+    schema = pa.schema([pa.field("text", storage, metadata=claims)])
+    pq.write_table(pa.Table.from_arrays([pa.array([7, 8]).cast(storage)], schema=schema), tmp_path / "a.parquet")
+    records = read(tmp_path / "a.parquet")
+    assert [r.text if isinstance(r, Document) else r.reason for r in records] == found
+    assert not (tmp_path / "was here").exists()
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path, read):

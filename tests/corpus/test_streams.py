@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from longattn.corpus.streams import XzStream
+from longattn.records import Reject
 
 LINE = b'{"text": "a line of text that is read"}\n'
 PACKED = [".gz", ".bz2", ".xz", ".zst"]
@@ -36,6 +37,22 @@ def test_xz_that_needs_much_memory_is_refused(write, read):
     file.write_bytes(data)
     (reject,) = read(file)
     assert (reject.reason, reject.detail) == ("unreadable", "xz: Memory usage limit exceeded")
+
+
+@pytest.mark.parametrize(
+    ("window", "found"),
+    [
+        (27, ["a line of text that is read"]),
+        (28, [("unreadable", "ZSTD decompress failed: Frame requires too much memory for decoding")]),
+    ],
+    ids=["128 MiB", "256 MiB"],
+)
+def test_zstd_may_ask_for_a_window_of_128_mebibytes_and_no_more(write, read, window, found):
+    """A frame by hand: magic number, no flags, the window's exponent, one last block that is not packed."""
+    block = (len(LINE) << 3 | 1).to_bytes(3, "little") + LINE
+    file = write("a.jsonl.zst")
+    file.write_bytes(b"\x28\xb5\x2f\xfd\0" + bytes([(window - 10) << 3]) + block)
+    assert [(r.reason, r.detail) if isinstance(r, Reject) else r.text for r in read(file)] == found
 
 
 @pytest.mark.parametrize("suffix", [*PACKED, "damaged later.gz"])

@@ -40,6 +40,7 @@ class Faulty(Scorer):
 
     poison: tuple[str, ...] = ()
     kills: bool = False
+    weights: str = ""
 
     def measurement(self):
         return {}
@@ -50,6 +51,11 @@ class Faulty(Scorer):
     def measure(self, windows, layers):
         for window in windows:
             if any(word in window.doc_id for word in self.poison):
+                if self.weights:
+                    np.zeros(2**18, np.float32).tofile(self.weights)
+                    mapped = np.memmap(self.weights, np.float32, "r")
+                    os.truncate(self.weights, 0)
+                    mapped.sum()
                 if self.kills:
                     os._exit(1)
                 raise ArithmeticError(f"no number for {window.doc_id}")
@@ -148,6 +154,17 @@ def test_a_document_that_kills_its_process_is_found_and_left_out(recipe, faulty,
     progress = json.loads((tmp_path / "run" / "progress.json").read_bytes())
     assert (progress["phase"], progress["documents_failed"]) == ("done", 2)
     assert progress["deaths"] >= 4
+
+
+def test_a_mapped_file_that_is_cut_off_meanwhile_is_named_as_the_cause(recipe, faulty, tmp_path, caplog):
+    """As weights and a vocabulary's table are mapped: reading what is gone ends the process with SIGBUS."""
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-2",), weights=str(tmp_path / "weights")))
+    counts = engines.measure(job, units, PROCESSES)
+    assert counts["documents_failed"] == 1
+    [failure] = [failure for entry in job.quarantine.entries() for failure in entry.failures]
+    how = "ended by SIGBUS (a file that was mapped into memory, such as the model, was changed meanwhile)"
+    assert (failure.doc_id, failure.reason, failure.detail) == ("1-2", "crashed", f"its process was {how}")
+    assert how in caplog.text
 
 
 def test_what_is_in_quarantine_is_left_alone_until_it_is_asked_for(recipe, faulty, tmp_path):

@@ -131,7 +131,10 @@ def _in_one_line(error: Exception) -> str:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name)):
         return f"this needs the package {error.name}, which is not installed: pip install 'longattn[{extra}]'"
-    if not isinstance(error, (LongAttnError, ValueError, OSError)):
+    if isinstance(error, MemoryError):
+        said = f" ({text})" if text else ""
+        text = f"there was not enough memory{said}: fewer workers, a smaller unit_bytes or max_doc_bytes help"
+    elif not isinstance(error, (LongAttnError, ValueError, OSError)):
         text = f"{type(error).__name__}: {text} (--debug shows where)"
     return printable("; ".join([text or type(error).__name__, *getattr(error, "__notes__", [])]))
 
