@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs browser torture fuzz mutation coverage bench lock clean
+.PHONY: demo test slow docs browser torture fuzz mutation coverage bench lock clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/python examples/demo.py demo
@@ -21,6 +21,10 @@ test: $(VENV)/.dev $(VENV)/.run
 
 # a test process for each core, files whole, since what a module's tests share is made once in each process
 SPREAD := --numprocesses logical --maxprocesses 8 --dist loadfile
+
+# what takes too long for `make test`: SLOW="tests/attention" for those of a folder
+slow: $(VENV)/.dev $(VENV)/.run
+	$(VENV)/bin/pytest -m "slow and not network and not gpu" $(SPREAD) $(or $(SLOW),tests)
 
 # the documentation as a site, docs/_build/index.html; any warning is an error
 SPHINX := sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build
