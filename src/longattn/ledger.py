@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from longattn.measuring import Job
 from longattn.quarantine import Quarantine
 from longattn.records import WorkUnit
 from longattn.tables import Receipt, RunFolder, Table, durable
+from longattn.versions import Writers, recorded
 
 ROWS_AT_ONCE = 131_072
 """Documents whose ids are looked at by one query, at least."""
@@ -36,6 +37,8 @@ class Books:
     windows: Table
     scorers: Mapping[str, Table]
     units: Sequence[WorkUnit]
+    writers: Writers = field(default_factory=Writers)
+    """Versions that wrote what was looked at so far."""
 
     @classmethod
     def of(cls, job: Job, units: Sequence[WorkUnit]) -> "Books":
@@ -56,7 +59,11 @@ class Books:
     def receipts(self) -> dict[str, Receipt]:
         """Those of the documents table, by unit, in plan order."""
         self.documents.bring((unit.id for unit in self.units), rows=False)
-        return {unit.id: receipt for unit in self.units if (receipt := self.documents.receipt(unit.id))}
+        self.writers.note(self.documents)
+        found = {unit.id: receipt for unit in self.units if (receipt := self.documents.receipt(unit.id))}
+        for receipt in found.values():
+            self.writers.note(self.documents, receipt)
+        return found
 
     @cached_property
     def duplicates(self) -> list[dict[str, Any]]:
@@ -86,13 +93,16 @@ def balance(books: Books) -> Counter[str]:
         if entry.whole:
             left_out[entry.unit].update(entry.tables)
     for name, table in books.scorers.items():
+        books.writers.note(table)
         table.bring((unit.id for unit in books.units), rows=False)
         for unit in books.units:
             windows = books.windows.receipt(unit.id)
+            books.writers.note(books.windows, windows)
             if (receipt := table.receipt(unit.id)) is None:
                 if windows is not None and table.folder.name in left_out[unit.id]:
                     total[f"failed.{name}"] += windows.rows
                 continue
+            books.writers.note(table, receipt)
             if windows is None or windows.rows != receipt.rows:
                 raise LedgerError(f"{name} holds {receipt.rows} rows for unit {unit.id}, not its windows")
             bad, failed = receipt.counts["non_finite"], receipt.counts.get("failed", 0)
@@ -195,12 +205,20 @@ def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def add_up(run: RunFolder, books: Books) -> Counter[str]:
-    """Write ``rejects.jsonl`` and the ledger of all units that are on disk."""
+    """Write ``rejects.jsonl``, the ledger of all units that are on disk, and the versions that wrote them."""
     # of two processes, the last one to write must be the last to look as well
     with run.lock("ledger", wait=True), run.replacing("rejects.jsonl") as sections:
         ledger = balance(books)
+        note_versions(run, books.writers)
         with durable(run.root / "rejects.jsonl") as file:
             for line in rejects(books):
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         sections.update(ledger=ledger)
     return ledger
+
+
+def note_versions(run: RunFolder, writers: Writers) -> None:
+    """Have the manifest name the versions that wrote these tables, if it does not."""
+    manifest, found = run.manifest(), writers.tables()
+    if recorded(manifest, found) != manifest:
+        run.change_manifest(lambda now: recorded(now, found))

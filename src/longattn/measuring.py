@@ -25,6 +25,7 @@ from longattn.records import Document, Reject, Window, WorkUnit
 from longattn.scorers import Ask, Columns, PilotScorer, Scorer, Seen
 from longattn.tables import RunFolder, Table
 from longattn.tokens import Tokenizer, TooSlowError
+from longattn.versions import Writers
 from longattn.windows import cut
 
 if TYPE_CHECKING:
@@ -136,10 +137,21 @@ class Job:
         entry = self.quarantine.entry(unit, "cut", (self.documents, self.windows))
         return {failure.place: failure for failure in entry.failures}
 
-    def is_done(self, unit: str) -> bool:
-        """Whether every table of the unit is there; a damaged one is not, and the log says why."""
+    def is_done(self, unit: str, writers: Writers | None = None) -> bool:
+        """Whether every table of the unit is there; a damaged one is not, and the log says why.
+
+        ``writers`` is told of each receipt that is read for that.
+        """
         try:
-            return all(table.has(unit) for table in self._tables)
+            for table in self._tables:
+                if table.is_elsewhere(unit):
+                    continue
+                receipt = table.receipt(unit)
+                if receipt is None:
+                    return False
+                if writers is not None:
+                    writers.note(table, receipt)
+            return True
         except DamageError as error:
             log.warning("%s is damaged: %s; unit %s is measured again", error.path, error.problem, unit)
             return False

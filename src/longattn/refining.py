@@ -20,6 +20,7 @@ from longattn.scorers import LongAttn
 from longattn.settings import Refining, Selecting, fingerprint
 from longattn.tables import Table
 from longattn.tokens import Tokenizer
+from longattn.versions import merged
 
 log = logging.getLogger(__name__)
 
@@ -357,5 +358,8 @@ def _merge(base: Table, table: Table, draws: Table, units: Sequence[str]) -> Tab
         next_new = itertools.count(len(rows))
         order = [next(next_new) if one in drawn else row for row, one in enumerate(rows["window_id"].to_pylist())]
         both = pa.concat_tables([rows, new.cast(rows.schema)])
-        better.commit(unit, both.take(order), receipt.counts, receipt.versions)
+        # of units without a draw no row is new
+        drew = draws.receipt(unit) if drawn else None
+        versions = merged([receipt.versions, drew.versions]) if drew else receipt.versions
+        better.commit(unit, both.take(order), receipt.counts, versions)
     return better

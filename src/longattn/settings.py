@@ -139,7 +139,7 @@ VocabularyTable = Literal["auto", "always", "never"]
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """How the work is spread; none of it changes a result."""
+    """How the work is spread; none of it changes a result, unless ``allow_version_change`` lets versions mix."""
 
     engine: Engine = "embedded"
     """``embedded``: the processes of this machine; ``ray``: workers of a Ray cluster (``longattn[ray]``), each with one
@@ -172,6 +172,9 @@ class Compute:
     its name should end in ``.prom``. Each shard has its own, such as ``longattn-3-of-16.prom``."""
     retry: bool = False
     """Try again what is in quarantine."""
+    allow_version_change: bool = False
+    """Go on with a run whose finished units were written by other versions of packages that decide its numbers. Without
+    it such a run is refused; with it the log, ``select`` and the report name the versions."""
     limit: int | None = None
     """For a first look: begin no further work unit once this many windows are measured; nothing measured is wasted."""
 

@@ -291,11 +291,20 @@ class Table:
 
     def has(self, unit: str) -> bool:
         """As :meth:`receipt`, but of a unit that only a store holds nothing is read."""
-        return (self._listed(unit) and not self.receipt_file(unit).exists()) or self.receipt(unit) is not None
+        return self.is_elsewhere(unit) or self.receipt(unit) is not None
+
+    def is_elsewhere(self, unit: str) -> bool:
+        """Whether the unit is in the table and only a store holds its receipt."""
+        return self._listed(unit) and not self.receipt_file(unit).exists()
 
     def _listed(self, unit: str) -> bool:
         """Whether the run is in a store that held the unit's receipt and file when it was listed."""
         return all(self.run.entry(path) is not None for path in (self.receipt_file(unit), self.file(unit)))
+
+    def is_begun(self) -> bool:
+        """Whether some unit may be in the table, here or in a store; reads no file."""
+        prefix = f"{self.folder.relative_to(self.run.root).as_posix()}/unit-"
+        return any(name.startswith(prefix) for name in self.run.listing) or any(self.folder.glob("unit-*.json"))
 
     def bring(self, units: Iterable[str], *, rows: bool = True) -> None:
         """Have what a store holds of these units, or only their receipts, on this machine, many at a time.

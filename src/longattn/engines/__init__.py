@@ -1,6 +1,6 @@
 """How work units are spread over processes and machines; what a unit is and does is not decided here."""
 
-from longattn.engines.embedded import check, measure
+from longattn.engines.embedded import Survey, check, measure, survey
 from longattn.engines.places import device, devices
 from longattn.engines.progress import Progress, Quiet, read_progress
 from longattn.engines.sharding import resolve_shard, shard_of, shards_of
@@ -9,6 +9,7 @@ from longattn.engines.watching import Together, together
 __all__ = [
     "Progress",
     "Quiet",
+    "Survey",
     "Together",
     "check",
     "device",
@@ -18,5 +19,6 @@ __all__ = [
     "resolve_shard",
     "shard_of",
     "shards_of",
+    "survey",
     "together",
 ]

@@ -22,6 +22,7 @@ from longattn.measuring import CutUnit, Job, cut_unit
 from longattn.quarantine import Place, Stage
 from longattn.records import WorkUnit
 from longattn.tokens import Tokenizer
+from longattn.versions import Writers
 
 MAX_DEATHS = 3
 """A unit that ends so many processes while it is alone, with another document in hand each time, is left out."""
@@ -33,26 +34,49 @@ More = Callable[[], list[WorkUnit] | None]
 """Units that have come since it was last asked; None when no more will come."""
 
 
+@dataclass(frozen=True)
+class Survey:
+    """The units of an attempt, by what is to become of them."""
+
+    done: list[WorkUnit] = field(default_factory=list)
+    waiting: list[WorkUnit] = field(default_factory=list)
+    failed: list[WorkUnit] = field(default_factory=list)
+    """Left out by an earlier attempt, and not tried again."""
+    writers: Writers = field(default_factory=Writers)
+    """Versions that wrote what is done, as far as this machine has it."""
+
+
+def survey(job: Job, units: Sequence[WorkUnit], compute: settings.Compute) -> Survey:
+    """Look at what is done; what is in quarantine waits again where ``compute`` says so."""
+    if compute.retry:
+        job.quarantine.release(job.tables())
+    found, gone = Survey(), left_out(job)
+    for unit in shard_of(units, compute.shard):
+        is_done = job.is_done(unit.id, found.writers)
+        (found.done if is_done else found.failed if unit.id in gone else found.waiting).append(unit)
+    return found
+
+
 def measure(
-    job: Job, units: Sequence[WorkUnit], compute: settings.Compute, progress: Progress | None = None
+    job: Job,
+    units: Sequence[WorkUnit],
+    compute: settings.Compute,
+    progress: Progress | None = None,
+    found: Survey | None = None,
 ) -> Counter[str]:
-    """Measure every unit that is not done; returns what this attempt counted.
+    """Measure every unit that is not done, by what a survey ``found`` just now; returns what this attempt counted.
 
     Safe to stop at any moment and to call again: a unit is either on disk as a whole or begins anew. Documents that
     fail again and again are put into quarantine, as are units of which no document can be named, and the run goes on.
     Raises :class:`CorpusError` when more records than ``max_errors`` are rejected or fail, and :class:`RunError` when
     nothing but failures come.
     """
-    if compute.retry:
-        job.quarantine.release(job.tables())
-    mine = shard_of(units, compute.shard)
-    gone = left_out(job)
-    done, waiting, failed = [], [], []
-    for unit in mine:
-        (done if job.is_done(unit.id) else failed if unit.id in gone else waiting).append(unit)
-    finished = float(sum(unit.num_bytes for unit in (*done, *failed)))
-    total = sum(unit.num_bytes for unit in mine)
-    state = State(len(mine), len(done), total, finished, finished, units_failed=len(failed))
+    found = found or survey(job, units, compute)
+    waiting = found.waiting
+    finished = sum(unit.num_bytes for unit in (*found.done, *found.failed))
+    total = finished + sum(unit.num_bytes for unit in waiting)
+    number = len(found.done) + len(found.failed) + len(waiting)
+    state = State(number, len(found.done), total, float(finished), float(finished), units_failed=len(found.failed))
     status = StatusFile(job.run.root, compute.engine, compute.shard)
     watchers: list[Progress] = [progress or Quiet(), status]
     if compute.metrics:

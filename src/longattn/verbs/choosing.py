@@ -5,17 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from longattn import engines, settings
+from longattn import engines, measuring, settings
 from longattn.addresses import below
 from longattn.errors import RunError
 from longattn.expressions import Constant
-from longattn.ledger import Books, add_up
+from longattn.ledger import Books, add_up, note_versions
 from longattn.pilots import with_pilots
 from longattn.recipes import Recipe
 from longattn.records import WorkUnit
 from longattn.tables import RunFolder, Table
 from longattn.verbs.finding import measured_table, run_table, same_windows
 from longattn.verbs.preparing import prepare
+from longattn.versions import Writers, check_change, differences
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +50,8 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
         add_up(run, _books(run, tables, windows, units))
     for table in (windows, *weighted.values()):
         table.bring(planned, rows=False)
-    done = [unit for unit in planned if all(table.receipt(unit) for table in (windows, *weighted.values()))]
+    done, writers = _measured(planned, (windows, *weighted.values()))
+    note_versions(run, writers)
     formulas = {
         name: Formula(table, scorer.score(), scorer.readings(), scorer.variance_of_score())
         for name, table in weighted.items()
@@ -76,12 +78,29 @@ def select(recipe: Recipe, output: str | Path) -> "Selection":
         if len(done) < len(planned):
             note = _missing(run, units, done)
             selection = replace(selection, notes=(*selection.notes, note))
+        if several := writers.several():
+            listed = "; ".join(f"{name} {versions}" for name, versions in several.items())
+            note = f"these windows were measured by several versions, whose numbers may differ: {listed}"
+            selection = replace(selection, notes=(*selection.notes, note))
         # rejects.jsonl names them all; a run that is copied elsewhere is the same run
         facts = {**settings.plain(selection), "duplicates": len(selection.duplicates)}
         del facts["path"]
         # what refining said was said of another selection
         sections.update(selection=facts, recipe=recipe, refinement=None)
     return selection
+
+
+def _measured(planned: Sequence[str], tables: Sequence[Table]) -> tuple[list[str], Writers]:
+    """The units that are in all of these tables, and the versions that wrote these."""
+    done, writers = [], Writers()
+    for unit in planned:
+        for table in tables:
+            if (receipt := table.receipt(unit)) is None:
+                break
+            writers.note(table, receipt)
+        else:
+            done.append(unit)
+    return done, writers
 
 
 def _books(run: RunFolder, tables: dict[str, Any], windows: Table, units: Sequence[WorkUnit]) -> Books:
@@ -108,20 +127,25 @@ def refine(
     the one that all rows would give.
 
     Continues where an earlier attempt stopped. Afterwards the run's table of ``longattn`` is the refined one; measuring
-    again makes it the first one again. Raises :class:`RunError` for a run that was measured with other settings, and
-    ``ValueError`` where all rows were measured or no confidence can be stated.
+    again makes it the first one again. Raises :class:`RunError` for a run that was measured with other settings or by
+    other versions, and ``ValueError`` where all rows were measured or no confidence can be stated.
     """
     from longattn import refining
     from longattn.tables import read_parquet
 
     job = prepare(replace(recipe, scorers=("longattn",)), output)
     refining.check(cast("LongAttn", job.scorers[0]), recipe.keep)
-    units = job.run.plan()
+    units, compute = job.run.plan(), compute or settings.Compute()
     with job.run.lock():
-        device = engines.devices(compute or settings.Compute())[0]
+        device = engines.devices(compute)[0]
         job = with_pilots(job, units, device)
         scorer = cast("LongAttn", job.scorers[0])
         measured_table(job.run, job.run.manifest().get("tables", {}), "longattn", dict(scorer.measurement()))
+        begin = job.table(scorer)
+        begin.bring((unit.id for unit in units), rows=False)
+        _, writers = _measured([unit.id for unit in units], (begin,))
+        different = differences(begin, writers.of(begin), measuring.package_versions())
+        check_change(job.run.place, different, allowed=compute.allow_version_change)
 
         selections: list[Selection] = []
 
@@ -131,7 +155,6 @@ def refine(
             selections.append(select(recipe, output))
             return read_parquet(job.run.root / "selection.parquet")
 
-        begin = job.table(scorer)
         result, _ = refining.refine(job, scorer, units, begin, device, recipe.keep, recipe.refine, choose)
         job.run.update_manifest(refinement=result)
     return result, selections[-1]

@@ -5,13 +5,13 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from longattn import corpus, engines, measuring, settings
+from longattn import corpus, engines, measuring, settings, versions
 from longattn.errors import CorpusError, DamageError, RunError
 from longattn.ledger import Books, add_up, balance
 from longattn.measuring import Job
@@ -20,7 +20,7 @@ from longattn.recipes import Recipe
 from longattn.records import WorkUnit
 from longattn.scorers import PilotScorer
 from longattn.stores import refresh
-from longattn.tables import RunFolder, read_sealed, write_sealed
+from longattn.tables import RunFolder, Table, read_sealed, write_sealed
 from longattn.verbs.choosing import refine, select
 from longattn.verbs.preparing import prepare
 from longattn.verbs.writing import export_selection, write_report
@@ -87,9 +87,10 @@ def measure(
             run.write_plan(units)
         if any(isinstance(scorer, PilotScorer) for scorer in job.scorers):
             job = with_pilots(job, units, engines.devices(compute)[0])
-        _open(job, recipe)
+        found = engines.survey(job, units, compute)
+        _open(job, recipe, found, compute)
         try:
-            attempt = engines.measure(job, units, compute, progress)
+            attempt = engines.measure(job, units, compute, progress, found)
         except (CorpusError, RunError):
             _close(job, units, compute.shard)
             raise
@@ -98,18 +99,48 @@ def measure(
     return ledger
 
 
-def _open(job: Job, recipe: Recipe) -> None:
-    """Write down what is going to be measured, so that a run that is stopped can be looked at and selected from."""
+def _open(job: Job, recipe: Recipe, found: engines.Survey, compute: settings.Compute) -> None:
+    """Write down what is going to be measured, so that a run that is stopped can be looked at and selected from.
+
+    Raises :class:`RunError`, and writes nothing, where other versions measured and no change of these is allowed.
+    """
     tables = {table.name: {"folder": table.folder.name, "settings": table.settings} for table in job.tables()}
     facts = {
         # what is there is added up at the end: of a shard, or of a run that is stopped, by select
         "ledger": {},
         "recipe": recipe,
-        "versions": measuring.package_versions(),
         "model": {"name": job.checkpoint.name, "hash": job.checkpoint.hash},
         "model_files": job.checkpoint.files,
     }
-    job.run.change_manifest(lambda now: {**now, **facts, "tables": {**now.get("tables", {}), **tables}})
+    present = measuring.package_versions()
+
+    def change(now: dict[str, Any]) -> dict[str, Any]:
+        written = {table.folder.name: _written(table, now, found, compute) for table in job.tables()}
+        if found.waiting:
+            different: dict[str, tuple[str, str]] = {}
+            for table in job.tables():
+                different |= versions.differences(table, written[table.folder.name], present)
+            versions.check_change(job.run.place, different, allowed=compute.allow_version_change)
+            # who measures other units at the same time, or elsewhere later, sees no receipt of these
+            written = {
+                table.folder.name: versions.with_present(table, written[table.folder.name], present)
+                for table in job.tables()
+            }
+        return versions.recorded({**now, **facts, "tables": {**now.get("tables", {}), **tables}}, written)
+
+    job.run.change_manifest(change)
+
+
+def _written(
+    table: Table, manifest: Mapping[str, Any], found: engines.Survey, compute: settings.Compute
+) -> dict[str, str]:
+    """The versions that wrote a table, by receipts that were read anyway; by the manifest for units that were not."""
+    seen = found.writers.of(table)
+    listed = manifest.get("tables", {}).get(table.name, {})
+    all_seen = compute.shard is None and not table.run.listing
+    if all_seen or listed.get("folder") != table.folder.name or not table.is_begun():
+        return seen
+    return versions.merged([seen, listed.get("versions", {})])
 
 
 def _close(job: Job, units: Sequence[WorkUnit], shard: str | None) -> Counter[str]:
@@ -120,9 +151,17 @@ def _close(job: Job, units: Sequence[WorkUnit], shard: str | None) -> Counter[st
     books = Books.of(job, engines.shard_of(units, shard))
     if shard is None:
         return add_up(job.run, books)
-    # somebody may have selected while it was at work
-    job.run.update_manifest(ledger={})
-    return balance(books)
+    try:
+        return balance(books)
+    finally:
+        # somebody may have selected while it was at work
+        job.run.change_manifest(lambda now: {**_with_more(now, books.writers.tables()), "ledger": {}})
+
+
+def _with_more(manifest: dict[str, Any], found: Mapping[str, versions.Versions]) -> dict[str, Any]:
+    """The manifest with these versions of its tables, beside those that other shards have named."""
+    listed = {facts["folder"]: facts.get("versions", {}) for facts in manifest["tables"].values()}
+    return versions.recorded(manifest, {name: versions.merged([found[name], listed.get(name, {})]) for name in found})
 
 
 def _write_timings(job: Job, began: float, seconds: float, counts: Counter[str], compute: settings.Compute) -> None:
