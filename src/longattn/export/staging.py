@@ -36,8 +36,16 @@ def replacing(folder: Path, *, marker: str) -> Iterator[Path]:
         raise
     sync_folder(new)
     stores.publish_folder(new, folder, marker, "data/")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except OSError as error:
+        # the second may have failed alone, and the old one is better than none
+        if old.exists() and not folder.exists():
+            with contextlib.suppress(OSError):
+                old.rename(folder)
+        error.filename = error.filename or str(folder)
+        raise
     sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
