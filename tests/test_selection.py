@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -371,6 +373,46 @@ def check_distribution(quantity, part, values):
 def database(tmp_path_factory):
     with open_database(tmp_path_factory.mktemp("database"), "1GB", None) as database:
         yield database
+
+
+def execute(folder, memory_limit, *statements):
+    with open_database(folder, memory_limit, 1) as database:
+        for statement in statements:
+            database.run(statement)
+
+
+MANY = "CREATE TABLE numbers AS SELECT hash(range) AS number FROM range(1000000)"
+
+
+def test_a_database_without_room_is_an_error_that_names_its_folder(tmp_path):
+    """A limit on the size of files stands for a disk that fails, where nobody may mount a small one."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        with pytest.raises(RunError, match=f"^{re.escape(str(tmp_path))} cannot hold the database: .*File too large"):
+            execute(tmp_path, "100MB", MANY, "CHECKPOINT")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_database_that_may_not_spill_all_says_that_the_disk_is_full(tmp_path):
+    """DuckDB leaves a tenth of a disk to others, and says so in words of its own."""
+    spilled = "CREATE TEMP TABLE numbers AS SELECT hash(range) AS number FROM range(10000000)"
+    with pytest.raises(RunError, match=r"has no room for the database, .*: .*give the command again"):
+        execute(tmp_path, "20MB", "SET max_temp_directory_size = '1MB'", spilled)
+
+
+def test_a_database_without_memory_says_how_much_it_may_take(tmp_path):
+    with pytest.raises(RunError, match=r"^the database may take 5MB of memory.*; each core takes a part"):
+        execute(tmp_path, "5MB", MANY, "CREATE TABLE sorted AS SELECT number FROM numbers ORDER BY number")
+
+
+def test_other_errors_of_the_database_stay_what_they_are(tmp_path):
+    import duckdb
+
+    with pytest.raises(duckdb.CatalogException):
+        execute(tmp_path, "100MB", "SELECT * FROM nothing")
 
 
 def test_where_files_cannot_be_locked_tables_are_in_memory(tmp_path, monkeypatch, caplog):

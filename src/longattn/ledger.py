@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from longattn.errors import LongAttnError
 from longattn.measuring import Job
 from longattn.quarantine import Quarantine
 from longattn.records import WorkUnit
+from longattn.selection.database import want_of_room_told
 from longattn.tables import Receipt, RunFolder, Table, durable
 from longattn.versions import Writers, recorded
 
@@ -150,7 +152,8 @@ def _duplicates(books: Books) -> list[dict[str, Any]]:
     """Almost no id is double: one reading keeps hashes, 8 bytes a document, another only what may be double."""
     import duckdb
 
-    with duckdb.connect() as connection:
+    # DuckDB's own choices: four fifths of the memory, then a folder where the command was given
+    with want_of_room_told(Path(".tmp").absolute(), "80 %"), duckdb.connect() as connection:
 
         def each(columns: Sequence[str], query: str) -> Iterator[Any]:
             for rows in _together(books.documents.read(books.receipts, [*columns, "status"])):

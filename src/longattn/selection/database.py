@@ -1,7 +1,9 @@
 """A DuckDB database that lives as long as one selection, spills to disk and can read no file."""
 
 import contextlib
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
+from longattn.errors import RunError
 from longattn.tables import spilling
 
 logger = logging.getLogger(__name__)
@@ -19,6 +22,12 @@ CHUNK_ROWS = 131_072
 
 SETTLED_TOGETHER = 2**20
 """Rows whose additions and changes may wait in memory, about."""
+
+NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "failed to offload")
+"""What an error of DuckDB's says where a disk is full; the last means that a tenth is left, for others."""
+
+BYTES_OF_A_WINDOW = 140
+"""On disk, while a selection works; measured with 100 million (``docs/reliability.md``)."""
 
 STORE = "store"
 """The name of the database whose tables are in a file."""
@@ -95,10 +104,13 @@ class Database:
 
 @contextlib.contextmanager
 def open_database(folder: Path, memory_limit: str, threads: int | None) -> Iterator[Database]:
-    """An empty database that spills into ``folder`` beyond ``memory_limit`` and leaves nothing behind."""
+    """An empty database that spills into ``folder`` beyond ``memory_limit`` and leaves nothing behind.
+
+    Raises :class:`RunError`, also out of the ``with`` block, where there is no room on the disk or in memory.
+    """
     import duckdb
 
-    with spilling(folder) as spill:
+    with want_of_room_told(folder, memory_limit), spilling(folder) as spill:
         config: dict[str, Any] = {
             "temp_directory": str(spill),
             "memory_limit": memory_limit,
@@ -115,6 +127,27 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
             # spilling goes on, but no query can open a file
             connection.execute("SET enable_external_access = false")
             yield Database(connection)
+
+
+@contextlib.contextmanager
+def want_of_room_told(folder: Path, memory_limit: str) -> Iterator[None]:
+    """Raise :class:`RunError`, which says what to do, where DuckDB can write no file or take no more memory."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        # the rest of it is advice on settings that nobody can reach
+        reason = str(error).partition("\n")[0]
+        if any(sign in reason for sign in NO_ROOM):
+            about = f"{folder} has no room for the database, which takes about {BYTES_OF_A_WINDOW} bytes a window there"
+            raise RunError(f"{about}: {reason}; make room and give the command again") from error
+        if isinstance(error, duckdb.IOException):
+            raise RunError(f"{folder} cannot hold the database: {reason}") from error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            about = f"the database may take {memory_limit} of memory and needs more, or less is free"
+            raise RunError(f"{about}: {reason}; each core takes a part, so give it fewer, or free some") from error
+        raise
 
 
 def _attach(connection: Any, file: Path) -> None:
