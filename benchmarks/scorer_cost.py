@@ -24,7 +24,9 @@ from longattn.records import Window
 from longattn.scorers import SCORERS, Ask, LongAttn, Scorer, WholeWindow
 from longattn.tokens import Tokenizer
 
-PLAIN, CALIBRATED = "one forward pass", "longattn, smollm2-far"
+PLAIN = "one forward pass"
+CALIBRATED = ("smollm2-far", "smollm2-far-21")
+"""Presets of far attention that come with the package, beside the scorers with their defaults."""
 HEADS = tuple((layer, head) for layer in (10, 15, 20) for head in range(4))
 """Which heads are masked does not change the cost; how many hardly does: 12 of 270 are the paper's 5 %."""
 
@@ -38,8 +40,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def made(name: str) -> Scorer:
     """A scorer with its defaults, or the calibrated far attention that comes with the package."""
-    if name == CALIBRATED:
-        return LongAttn(preset="smollm2-far")
+    if name in CALIBRATED:
+        return LongAttn(preset=name)
     return SCORERS[name](**({"heads": HEADS} if name == "headmask" else {}))
 
 
@@ -59,8 +61,8 @@ def passed(scorer: Scorer, window: Window) -> float | None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = ["headmask", "longattn", CALIBRATED, "longce", "longfilter", "longwanjuan", "prolong", "repetition"]
-    parser.add_argument("--scorers", nargs="+", default=names, choices=sorted({*SCORERS, CALIBRATED}))
+    names = ["headmask", "longattn", *CALIBRATED, "longce", "longfilter", "longwanjuan", "prolong", "repetition"]
+    parser.add_argument("--scorers", nargs="+", default=names, choices=sorted({*SCORERS, *CALIBRATED}))
     parser.add_argument("--length", type=int, default=2048, help="tokens of the window")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="smollm2")

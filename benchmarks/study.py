@@ -12,7 +12,7 @@ without a model, every control), ``calibration`` (far attention of the layers up
 ``pairwise`` (those that predict pieces of a window twice). Stop it at any time; the same command continues, and one
 with more pairs adds to what is there. ``--report`` replaces the tables of a page, and leaves what stands beside them.
 
-``calibrated`` in ``deep`` is the preset that comes with the package; ``calibration`` writes its own to ``preset.json``.
+``deep`` takes the presets that come with the package; ``calibration`` writes its own to ``preset.json``.
 
 What the last two measure takes half a day of two cores. What has been measured is kept (:mod:`study_measured`): a new
 folder starts from it, and ``--keep`` adds what a folder has.
@@ -172,7 +172,7 @@ def variants() -> dict[str, Scorer]:
         "far 18 LDS": replace(far, layers=(18,), alpha=0.5),
         "far 18 LDS, spread +": replace(far, layers=(18,), alpha=0.5, spread=1),
     }
-    return found | {"calibrated": LongAttn(preset="smollm2-far")}
+    return found | {name: LongAttn(preset=name) for name in ("smollm2-far", "smollm2-far-21")}
 
 
 def main() -> None:

@@ -239,11 +239,16 @@ def test_what_is_no_preset_is_said(tmp_path, content, message):
         LongAttn(preset=str(file)).for_length(LENGTH)
 
 
-def test_the_preset_that_comes_with_the_package_holds_its_evidence():
+@pytest.mark.parametrize(
+    ("name", "layers", "skip_first", "alpha", "spread"),
+    [("smollm2-far", (15, 17, 18, 19, 21), 4, 0.0, -1), ("smollm2-far-21", (21,), 16, 0.5, 1)],
+)
+def test_a_preset_that_comes_with_the_package_holds_its_evidence(name, layers, skip_first, alpha, spread):
     """What the study says of it."""
-    preset = json.loads((FOLDER / "smollm2-far.json").read_bytes())
-    scorer = LongAttn(preset="smollm2-far").for_length(2048)
-    assert (scorer.layers, scorer.distance, scorer.skip_first, scorer.spread) == ((21,), 512, 16, 1)
+    preset = json.loads((FOLDER / f"{name}.json").read_bytes())
+    scorer = LongAttn(preset=name).for_length(2048)
+    assert (scorer.layers, scorer.distance, scorer.skip_first) == (layers, 512, skip_first)
+    assert (scorer.alpha, scorer.spread) == (alpha, spread)
     evidence = preset["evidence"]
     assert evidence["cost_share"] <= 0.75
     assert evidence["model"]["hash"] == preset["model"]

@@ -19,7 +19,7 @@ from longattn.reproduce.texts import Texts, make_tokenizer, write_parts
 from longattn.settings import Model, plain
 from longattn.tables import write_sealed, write_text
 
-OTHER, OTHER_PRESET = "smollm2", "smollm2-far"
+OTHER, OTHER_PRESET = "smollm2", "smollm2-far-21"
 """The embedded model, asked beside the tiny scorer, and its calibrated heads."""
 
 LEAST_COPY, MOST_ICL = 1.0, -0.1
