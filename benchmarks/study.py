@@ -52,6 +52,10 @@ DEAR = ("deep", "pairwise")
 SAMPLED = 100
 """Intact windows of each source that the dear parts sample."""
 DEEP_CONTROLS = ("spliced-2", "spliced-4", "spliced-8", "swapped", "repeated", "planted")
+DEEP_WORDS = """\
+`far N` is DS of layer N alone, the first 4 keys skipped, unless the name says more; among the documents are some that
+chose the heads of the presets `smollm2-far` and `smollm2-far-21`.
+"""
 NOVELS, PAGES = "r-cran-janeaustenr", "python3.11-doc"
 
 
@@ -249,7 +253,7 @@ def deep(recipe: Recipe, options: argparse.Namespace) -> str:
     measured: dict[str, int] = dict.fromkeys((*RIVALS, "longattn"), options.deep_pairs)
     rule = same_windows(measured)
     found = trials.validate(recipe, options.folder / "deep", rule, progress=Lines(60), more=variants())
-    return table(found, "Later layers and whole forward passes")
+    return table(found, "Later layers and whole forward passes", DEEP_WORDS)
 
 
 def pairwise(recipe: Recipe, options: argparse.Namespace) -> str:
@@ -271,14 +275,17 @@ def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
     preset = options.folder / "preset.json"
     found = trials.calibrate(recipe, options.folder / "calibration", preset, rule, progress=Lines(60))
     evidence = found.evidence
-    heads = found.heads or "all"
+    heads = [f"{layer}.{head}" for layer, head in found.heads or ()]
+    targets = " and ".join(f"`{name}`" for name in rule.targets)
     share, expected, gap = evidence["cost_share"], evidence["expected"], evidence["gap"]
     lines = [
         "## Calibration\n",
-        f"Layers {found.layers}, heads {heads}, distance {found.distance}, first {found.skip_first} keys skipped, "
-        f"alpha {found.alpha}, spread {found.spread:+d}; {100 * share:.0f} % of the layers are run. Folds expect "
-        f"{expected:.3f}; calibration minus held out {gap:+.3f}; {rule.pairs} pairs of each source and part, "
-        f"{rule.rows} rows of a window.\n",
+        f"{rule.pairs} intact windows of each source and part, and as many of each control; half of the documents "
+        f"choose, the other half judges; {rule.rows} rows of a window. Chosen by {targets}: "
+        f"{'heads ' + ', '.join(heads) if heads else f'all heads of layers {found.layers}'}, distance "
+        f"{found.distance}, the first {found.skip_first} keys skipped, alpha {found.alpha:g}, spread "
+        f"{found.spread:+d}; {100 * share:.0f} % of the layers are run. Folds expected {expected:.3f}; calibration "
+        f"minus held out is {gap:+.3f}.\n",
         "| source | control | calibration | held out |",
         "|---|---|---|---|",
     ]
@@ -286,7 +293,7 @@ def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
         figures = f"{figure(row['calibration'])} | {figure(row['held_out'])}"
         lines.append(f"| {row['source']} | {row['control']} | {figures} |")
     lines += [
-        "\nWhat fewer layers would give, mean over sources of the first two controls:\n",
+        f"\nWhat fewer layers would give, mean over sources of {targets}:\n",
         "| layers that may be run | share of all | AUC, calibration | AUC, held out |",
         "|---|---|---|---|",
     ]
@@ -299,12 +306,12 @@ def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
 PARTS = {"cheap": cheap, "calibration": calibrated, "deep": deep, "pairwise": pairwise}
 
 
-def table(found: Validation, title: str) -> str:
+def table(found: Validation, title: str, words: str = "") -> str:
     """A validation as Markdown: AUC by control and scorer for each source, then what a window costs.
 
     Whichever are more, controls or scorers, are the rows.
     """
-    lines = [f"## {title}\n"]
+    lines = [f"## {title}\n", *([words] if words else [])]
     by: dict[tuple[str, str, str], Estimate] = {(s.source, s.control, s.scorer): s.auc for s in found.separations}
     paired = {(s.source, s.control, s.scorer): s.paired for s in found.separations}
     other = {(r.source, r.name, r.scorer): r.value for r in found.readings}
