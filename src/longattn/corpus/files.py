@@ -78,7 +78,7 @@ def pass_on(file: str, error: BaseException) -> None:
     # decoders give no number, and what a damaged file sends its reader to is an invalid argument
     elif isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         told = OSError(error.errno, os.strerror(error.errno), file)
-        told.add_note("once the file can be read, or is no input any more, the same command goes on")
+        told.add_note("once the file can be read, the same command goes on")
         raise told from error
 
 
