@@ -47,6 +47,23 @@ def test_run_says_where_everything_is(arguments, tmp_path, capsys):
         assert (tmp_path / "run" / name).exists()
 
 
+def test_pages_show_no_text_where_none_is_wanted(arguments, tmp_path, capsys):
+    page, compared = tmp_path / "run" / "report.html", tmp_path / "run" / "validity" / "comparison.html"
+    scorers = ["--scorers", "longattn", "--scorers", "random"]
+    with (tmp_path / "books.jsonl").open("a") as file:
+        file.write('{"text": ["far and near"]}\n')
+    assert cli.launch(["run", *arguments, *scorers, "--no-texts"]) == 0
+    assert "text_not_string" in page.read_text(encoding="utf-8")
+    assert "far and near" not in page.read_text(encoding="utf-8")
+    assert cli.launch(["report", str(tmp_path / "run")]) == 0
+    assert "far and near" in page.read_text(encoding="utf-8")
+    assert cli.launch(["report", str(tmp_path / "run"), "--no-texts"]) == 0
+    assert "far and near" not in page.read_text(encoding="utf-8")
+    for flags, shown in (([], True), (["--no-texts"], False)):
+        assert cli.launch(["compare", str(tmp_path / "run"), *flags]) == 0
+        assert ("far and near" in compared.read_text(encoding="utf-8")) is shown
+
+
 def test_verbs_one_by_one_come_to_the_same(arguments, tmp_path, capsys):
     cli.launch(["run", *arguments])
     whole = (tmp_path / "run" / "selection.parquet").read_bytes()

@@ -113,11 +113,17 @@ def _say_preset(found: "Preset") -> None:
 
 
 @app.command(group=JUDGE)
-def compare(folder: Folder, *, recipe: Everything = Recipe()) -> int:
-    """Show how far the scorers of a run agree: ranks, kept sets, and windows that they disagree on. Loads no model."""
+def compare(folder: Folder, *, texts: bool = True, recipe: Everything = Recipe()) -> int:
+    """Show how far the scorers of a run agree: ranks, kept sets, and windows that they disagree on. Loads no model.
+
+    Parameters
+    ----------
+    texts
+        Show the beginnings of windows that scorers disagree on.
+    """
     from longattn import trials
 
-    _say_comparison(trials.compare(recipe, folder))
+    _say_comparison(trials.compare(recipe, folder, texts=texts))
     say(f"all figures       {below(folder, 'validity/comparison.json')}")
     say(f"page              {below(folder, 'validity/comparison.html')}")
     return DONE

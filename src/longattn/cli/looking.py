@@ -25,6 +25,7 @@ def report(
     *,
     validation: Path | None = None,
     timings: bool = False,
+    texts: bool = True,
     recipe: Everything = Recipe(),
 ) -> int:
     """Write report.html: what was kept, why, how sure the cut is, and what other choices would keep.
@@ -35,10 +36,12 @@ def report(
         A validation.json to show; without it, the run's own, if there is one.
     timings
         Show seconds and the machine as well; the page then differs between runs of the same.
+    texts
+        Show the beginning and end of some windows.
     """
     from longattn import verbs
 
-    verbs.write_report(recipe, folder, validation=validation, timings=timings)
+    verbs.write_report(recipe, folder, texts=texts, validation=validation, timings=timings)
     say(f"report -> {below(folder, 'report.html')}")
     return DONE
 

@@ -34,6 +34,7 @@ def run(
     *inputs: Inputs,
     output: Output = "longattn-run",
     dry_run: bool = False,
+    texts: bool = True,
     recipe: Everything = Recipe(),
     compute: Spread = Compute(),
 ) -> int:
@@ -43,6 +44,8 @@ def run(
     ----------
     dry_run
         Only estimate windows, bytes and time from a sample of the input.
+    texts
+        Show the beginning and end of some windows in the report.
     """
     from longattn import verbs
 
@@ -50,7 +53,7 @@ def run(
     if dry_run:
         return _estimate(recipe, output, compute)
     with progress_shown() as progress:
-        result = verbs.run(recipe, output, compute, progress)
+        result = verbs.run(recipe, output, compute, progress, texts)
     code = _say_ledger(result.ledger, output)
     _say_selection(result.selection, output)
     say(f"selected windows  {below(output, 'export/data')}")

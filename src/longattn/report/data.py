@@ -154,6 +154,10 @@ def gather(
         named = dict.fromkeys(e.window_id for groups in few.values() for group in groups.values() for e in group)
         read = texts(list(named))
         few = {kind: _with_excerpts(groups, read) for kind, groups in few.items()}
+    rejects = _first_rejects(run.root / "rejects.jsonl", max_rejects)
+    if texts is None:
+        # a detail may quote what was found
+        rejects = [replace(one, detail="") for one in rejects]
     return ReportData(
         manifest=manifest,
         null=null,
@@ -166,7 +170,7 @@ def gather(
         costs=[] if measured is None else list(table_costs(run, measured)),
         timings=_timings(run.root / "timings.json") if timings else (),
         selection_hash=file_sha256(selection),
-        rejects=_first_rejects(run.root / "rejects.jsonl", max_rejects),
+        rejects=rejects,
         command=command,
         folder=run.place,
     )

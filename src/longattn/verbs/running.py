@@ -215,8 +215,9 @@ def run(
     output: str | Path,
     compute: settings.Compute | None = None,
     progress: engines.Progress | None = None,
+    texts: bool = True,
 ) -> RunResult:
-    """All of it: plan, cut, measure, select, export, report.
+    """All of it: plan, cut, measure, select, export, report, in which no text is shown where ``texts`` is False.
 
     Raises ``ValueError``, before anything is measured, for a shard, which is a part of the units, and for a rule that
     could not be followed afterwards.
@@ -237,4 +238,4 @@ def run(
         selection = select(recipe, output)
     else:
         _, selection = refine(recipe, output, compute)
-    return RunResult(ledger, selection, export_selection(recipe, output), write_report(recipe, output))
+    return RunResult(ledger, selection, export_selection(recipe, output), write_report(recipe, output, texts=texts))
