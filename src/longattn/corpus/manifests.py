@@ -33,7 +33,8 @@ def write_manifest(path: Path, parts: Sequence[Slice]) -> None:
     """Write a line of JSON for each file: ``file``, ``size``, ``sha256``. Reads every file once.
 
     Files below the manifest's folder are named relative to it, so that both can be moved together. Raises
-    :class:`CorpusError` for a file that cannot be read, and :class:`StoreError` where its store stays away.
+    :class:`CorpusError` for a file that cannot be read, ``OSError`` for one that cannot be reached, and
+    :class:`StoreError` where its store stays away.
     """
 
     def line(part: Slice) -> str:

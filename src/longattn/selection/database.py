@@ -26,8 +26,8 @@ SETTLED_TOGETHER = 2**20
 NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "failed to offload")
 """What an error of DuckDB's says where a disk is full; the last means that a tenth is left, for others."""
 
-BYTES_OF_A_WINDOW = 140
-"""On disk, while a selection works; measured with 100 million (``docs/reliability.md``)."""
+BYTES_OF_A_WINDOW = 150
+"""On disk, while a selection works; measured with 100 million (``docs/scale.md``)."""
 
 STORE = "store"
 """The name of the database whose tables are in a file."""
@@ -110,7 +110,8 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
     """
     import duckdb
 
-    with want_of_room_told(folder, memory_limit), spilling(folder) as spill:
+    needs = f", which takes about {BYTES_OF_A_WINDOW} bytes a window there"
+    with want_of_room_told(folder, memory_limit, needs), spilling(folder) as spill:
         config: dict[str, Any] = {
             "temp_directory": str(spill),
             "memory_limit": memory_limit,
@@ -130,8 +131,11 @@ def open_database(folder: Path, memory_limit: str, threads: int | None) -> Itera
 
 
 @contextlib.contextmanager
-def want_of_room_told(folder: Path, memory_limit: str) -> Iterator[None]:
-    """Raise :class:`RunError`, which says what to do, where DuckDB can write no file or take no more memory."""
+def want_of_room_told(folder: Path, memory_limit: str, needs: str = "") -> Iterator[None]:
+    """Raise :class:`RunError`, which says what to do, where DuckDB can write no file or take no more memory.
+
+    ``needs`` says how much room the database takes, where that is known.
+    """
     import duckdb
 
     try:
@@ -140,7 +144,7 @@ def want_of_room_told(folder: Path, memory_limit: str) -> Iterator[None]:
         # the rest of it is advice on settings that nobody can reach
         reason = str(error).partition("\n")[0]
         if any(sign in reason for sign in NO_ROOM):
-            about = f"{folder} has no room for the database, which takes about {BYTES_OF_A_WINDOW} bytes a window there"
+            about = f"{folder} has no room for the database{needs}"
             raise RunError(f"{about}: {reason}; make room and give the command again") from error
         if isinstance(error, duckdb.IOException):
             raise RunError(f"{folder} cannot hold the database: {reason}") from error
