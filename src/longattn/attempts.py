@@ -93,8 +93,7 @@ def entry_of(job: Job, unit: WorkUnit, stage: Stage) -> Entry:
 
 def left_out(job: Job) -> set[str]:
     """Units that are in quarantine as a whole."""
-    mine = {table.folder.name for table in job.tables()}
-    return {entry.unit for entry in job.quarantine.entries() if entry.whole and mine & set(entry.tables)}
+    return {entry.unit for entry in job.quarantine.lacking(job.tables()) if entry.whole}
 
 
 def blame(job: Job, unit: WorkUnit, stage: Stage, place: Place | None, how: str) -> Failure:

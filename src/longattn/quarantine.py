@@ -6,7 +6,7 @@ same document may do no harm, have entries of their own.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -98,22 +98,24 @@ class Quarantine:
         for path in sorted(self.folder.glob("*-*.json")):
             yield _read(path)
 
-    def release(self, tables: Sequence[Table]) -> int:
-        """Take out what these tables lack, so that it is tried again; returns the number of entries.
+    def lacking(self, tables: Sequence[Table]) -> Iterator[Entry]:
+        """Entries of what these tables lack."""
+        names = {table.folder.name for table in tables}
+        return (entry for entry in self.entries() if names & set(entry.tables))
+
+    def release(self, tables: Sequence[Table], units: Collection[str]) -> None:
+        """Take out what these tables lack of these units, so that it is tried again.
 
         A unit of which documents come back gets other windows, so no table that was made of its old ones may count as
         done: receipts go first, entries last.
         """
-        names = {table.folder.name for table in tables}
-        released = [entry for entry in self.entries() if names & set(entry.tables)]
-        for entry in released:
+        for entry in [entry for entry in self.lacking(tables) if entry.unit in units]:
             folders = [self.run.root / "tables" / name for name in entry.tables]
             if entry.stage == "cut":
                 folders = list(_same_cut(folders[0]))
             for folder in folders:
                 _delete(folder / f"unit-{entry.unit}.json")
             _delete(self._path(entry))
-        return len(released)
 
     def _path(self, entry: Entry) -> Path:
         return self.folder / f"{entry.unit}-{entry.key}.json"

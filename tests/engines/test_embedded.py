@@ -180,6 +180,30 @@ def test_what_is_in_quarantine_is_left_alone_until_it_is_asked_for(recipe, fault
     assert columns_of(healed, units) == columns_of(calm, units)
 
 
+def test_a_shard_tries_what_is_its_own_again_and_leaves_the_rest(recipe, faulty, tmp_path):
+    """Whoever begins later does not take away what another has tried again meanwhile."""
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("0-1", "1-2", "2-0")))
+    engines.measure(job, units, INLINE)
+    assert all(job.is_done(unit.id) for unit in units)
+    assert len(list(job.quarantine.entries())) == 3
+    healed = replace(job, scorers=(faulty(),))
+    for shard, left in (("0/2", 1), ("1/2", 0)):
+        engines.measure(healed, units, replace(INLINE, retry=True, shard=shard))
+        assert all(healed.is_done(unit.id) for unit in units)
+        assert len(list(healed.quarantine.entries())) == left
+    assert balance(Books.of(healed, units))["failed.faulty"] == 0
+
+
+def test_looking_at_what_waits_takes_nothing_out_of_quarantine(recipe, faulty, tmp_path):
+    job, units = job_of(recipe, tmp_path / "run", faulty(poison=("1-",)))
+    engines.measure(job, units, INLINE)
+    before = list(job.quarantine.entries())
+    found = engines.survey(job, units, replace(INLINE, retry=True))
+    assert [unit.id for unit in found.waiting] == sorted(found.again) == [units[1].id]
+    assert not found.failed
+    assert list(job.quarantine.entries()) == before
+
+
 def test_a_document_that_cannot_be_cut_is_rejected_and_comes_back_on_request(recipe, faulty, tmp_path, monkeypatch):
     """The tokenizer that runs in the process ends it at one text."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -272,7 +296,7 @@ def test_what_is_tried_again_is_gone_from_its_tables_before_it_is_forgotten(reci
 
     monkeypatch.setattr(Path, "unlink", unlinked)
     monkeypatch.setattr(os, "fsync", synced)
-    job.quarantine.release(job.tables())
+    job.quarantine.release(job.tables(), {unit.id for unit in units})
     [table] = [job.table(scorer).folder for scorer in job.scorers]
     assert done == [table, f"sync {table}", job.quarantine.folder, f"sync {job.quarantine.folder}"]
 

@@ -42,17 +42,19 @@ class Survey:
     waiting: list[WorkUnit] = field(default_factory=list)
     failed: list[WorkUnit] = field(default_factory=list)
     """Left out by an earlier attempt, and not tried again."""
+    again: set[str] = field(default_factory=set[str])
+    """Ids of waiting units that are, wholly or in part, in quarantine until they are tried again."""
     writers: Writers = field(default_factory=Writers)
     """Versions that wrote what is done, as far as this machine has it."""
 
 
 def survey(job: Job, units: Sequence[WorkUnit], compute: settings.Compute) -> Survey:
-    """Look at what is done; what is in quarantine waits again where ``compute`` says so."""
-    if compute.retry:
-        job.quarantine.release(job.tables())
-    found, gone = Survey(), left_out(job)
-    for unit in shard_of(units, compute.shard):
-        is_done = job.is_done(unit.id, found.writers)
+    """Look at what is done, and change nothing; what is in quarantine waits again where ``compute`` says so."""
+    mine = list(shard_of(units, compute.shard))
+    again = {entry.unit for entry in job.quarantine.lacking(job.tables())} if compute.retry else set[str]()
+    found, gone = Survey(again=again & {unit.id for unit in mine}), left_out(job) - again
+    for unit in mine:
+        is_done = job.is_done(unit.id, found.writers) and unit.id not in again
         (found.done if is_done else found.failed if unit.id in gone else found.waiting).append(unit)
     return found
 
@@ -72,6 +74,8 @@ def measure(
     nothing but failures come.
     """
     found = found or survey(job, units, compute)
+    if found.again:
+        job.quarantine.release(job.tables(), found.again)
     waiting = found.waiting
     finished = sum(unit.num_bytes for unit in (*found.done, *found.failed))
     total = finished + sum(unit.num_bytes for unit in waiting)
