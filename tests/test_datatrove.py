@@ -44,6 +44,9 @@ def test_tasks_are_shards_of_one_run(recipe, tmp_path, workers):
     for name in ("selection.parquet", "rejects.jsonl"):
         assert (run / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
     assert (run / "report.html").exists()
+    assert "file 0 file 0" in (run / "report.html").read_text(encoding="utf-8")
+    LongAttnSelect(recipe, run, texts=False).run()
+    assert "file 0 file 0" not in (run / "report.html").read_text(encoding="utf-8")
     [stats] = json.loads((tmp_path / "logs" / "measure" / "stats.json").read_bytes())
     assert stats["stats"]["documents"]["total"] == 10
     assert stats["stats"]["rejected.bad_json"]["total"] == 5

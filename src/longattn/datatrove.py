@@ -59,10 +59,10 @@ class LongAttnSelect(PipelineStep):
     name = "LongAttn"
     type = "select"
 
-    def __init__(self, recipe: Recipe, output: str | Path) -> None:
-        """``output`` is the run folder that was measured in."""
+    def __init__(self, recipe: Recipe, output: str | Path, *, texts: bool = True) -> None:
+        """``output`` is the run folder that was measured in; with ``texts`` False the report shows none of them."""
         super().__init__()
-        self.recipe, self.output = recipe, output
+        self.recipe, self.output, self.texts = recipe, output, texts
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Choose over the whole corpus. Raises ``ValueError`` for one of several tasks: no part of it can choose."""
@@ -71,7 +71,7 @@ class LongAttnSelect(PipelineStep):
         with self.track_time("run"):
             selection = verbs.select(self.recipe, self.output)
             verbs.export_selection(self.recipe, self.output)
-            verbs.write_report(self.recipe, self.output)
+            verbs.write_report(self.recipe, self.output, texts=self.texts)
         for source, part in selection.sources.items():
             self.stat_update(f"kept.{source}", value=part.kept, unit="run")
         return data
