@@ -182,7 +182,10 @@ def test_the_distance_of_a_preset_is_its_own(make_data):
     recipe = {**manifest["recipe"], "settings": {"longattn": {"preset": "far.json", "distance": None}}}
     for distances, expected in ([256], 256), ([256, 512], None):
         measured = {"folder": "x", "settings": {"measurement": {"layers": [21], "distances": distances}}}
-        assert Run({**manifest, "recipe": recipe, "tables": {"longattn": measured}}).distance == expected
+        found = {**manifest, "recipe": recipe, "tables": {"longattn": measured}}
+        assert Run(found).distance == Run(found, {"distance": "1/4"}).distance == expected
+        # one of retrieval heads says nothing of a distance, and then the settings hold
+        assert Run(found, {"heads": []}).distance == 1024
 
 
 def test_other_layers_get_another_explanation(make_data):

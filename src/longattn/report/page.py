@@ -45,7 +45,7 @@ def render(data: ReportData) -> str:
     by_name = {source.name: source for source in sources}
     shown = largest_sources(data.manifest)
     large = [source for source in sources if source.name in shown]
-    run = Run(data.manifest)
+    run = Run(data.manifest, data.preset)
     totals = {
         key: sum(facts[key] for _, facts in every)
         for key in ("windows", "tokens", "kept", "kept_tokens", "kept_documents", "documents", "scored_tokens")

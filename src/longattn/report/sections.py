@@ -183,6 +183,8 @@ class Run:
     """What the page says of the run as a whole."""
 
     manifest: Mapping[str, Any]
+    preset: Mapping[str, Any] | None = None
+    """The preset that was measured by, where it is at hand."""
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -208,8 +210,8 @@ class Run:
     def distance(self) -> int | None:
         """Minimum distance in tokens that DS and DU are read at; None where that is not known."""
         settings = self.recipe.get("settings", {}).get("longattn", {})
-        if settings.get("preset"):
-            # it replaces the setting, and a calibrated one measures no other
+        if settings.get("preset") and (self.preset is None or "distance" in self.preset):
+            # it replaces the setting, and a calibrated one measures no other; one of retrieval heads names none
             found = self._measured.get("distances", ())
             return found[0] if len(found) == 1 else None
         return settings.get("distance") or (max(1, self.length // 4) if self.length else None)
