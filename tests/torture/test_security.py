@@ -8,10 +8,11 @@ import json
 import os
 import random
 import re
+import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,7 @@ def open_all(name):
 
 
 for name in sys.stdin.read().split("\\n"):
+    os.access("/next", os.F_OK)  # to be seen among the calls to the kernel
     began, said = time.process_time(), ""
     try:
         open_all(name)
@@ -240,37 +242,40 @@ for name in sys.stdin.read().split("\\n"):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps([name, said, time.process_time() - began, seen, peak]), flush=True)
     seen.clear()
+os.access("/next", os.F_OK)
 """
 
 
-def test_hostile_models_are_refused_and_run_nothing(trials, tmp_path, monkeypatch):
-    """Each is resolved, its tokenizer used and it is loaded in both ways, where no process or socket goes unseen."""
-    canary = tmp_path / "canary"
+def open_models(folder: Path, changes: Iterable[Callable[[Path], None]], *under: str) -> list[list[Any]]:
+    """What a process says of a good model and of those that were changed; ``under`` is the command it is started by.
+
+    Each is resolved, its tokenizer used and it is loaded in both ways. None may leave the file ``canary``.
+    """
     names = []
-    for number, change in enumerate([lambda folder: None, *(change for change, _ in HOSTILE.values())]):
-        folder = tiny_checkpoint(tmp_path / f"model-{number}")
-        change(folder)
-        for file in filter(Path.is_file, folder.iterdir()):
+    for number, change in enumerate([lambda model: None, *changes]):
+        model = tiny_checkpoint(folder / f"model-{number}")
+        change(model)
+        for file in filter(Path.is_file, model.iterdir()):
             if file.stat().st_size < 10_000:
-                file.write_bytes(file.read_bytes().replace(b"CANARY", str(canary).encode()))
-        names.append(str(folder / "model.gguf" if (folder / "model.gguf").exists() else folder))
-    environment = {
-        **os.environ,
-        "LONGATTN_CACHE": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": "1",
-        "RUST_BACKTRACE": "0",
-    }
+                file.write_bytes(file.read_bytes().replace(b"CANARY", str(folder / "canary").encode()))
+        names.append(str(model / "model.gguf" if (model / "model.gguf").exists() else model))
     run = subprocess.run(
-        [sys.executable, "-c", OPEN],
+        [*under, sys.executable, "-c", OPEN],
         input="\n".join(names),
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
-        cwd=tmp_path,
+        env={**os.environ, "LONGATTN_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "RUST_BACKTRACE": "0"},
+        cwd=folder,
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    (_, said, _, _, base), *found = map(json.loads, run.stdout.splitlines())
+    assert not (folder / "canary").exists()
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_hostile_models_are_refused_and_run_nothing(trials, tmp_path):
+    """No process or socket goes unseen by Python's own hook."""
+    (_, said, _, _, base), *found = open_models(tmp_path, (change for change, _ in HOSTILE.values()))
     assert said == "", "the model itself is good"
     passed = 0
     for (what, (_, expected)), (_, said, seconds, seen, peak) in zip(HOSTILE.items(), found, strict=True):
@@ -278,9 +283,35 @@ def test_hostile_models_are_refused_and_run_nothing(trials, tmp_path, monkeypatc
         good = refused and seconds < 5 and not seen and peak < base + 600
         passed += good
         assert good, f"{what}: {said or 'accepted'}, {seconds:.1f} s, {seen}, peak {peak} MiB, before {base} MiB"
-    assert not canary.exists()
     assert len(HOSTILE) >= 25
     trials.count("S2", "a hostile model directory", len(HOSTILE), passed)
+
+
+def test_hostile_models_start_no_program_and_open_no_socket(trials, tmp_path):
+    """As the kernel sees it: no library can go behind that."""
+    calls = tmp_path / "calls"
+    look = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-o", str(calls)]
+    look += ["-e", "trace=execve,execveat,socket,?access,faccessat,?faccessat2"]
+    require(look, "strace is not installed, or may not look at a process here")
+    changes = [change for change, _ in HOSTILE.values()][: trials.number(len(HOSTILE), 4)]
+    open_models(tmp_path, changes, *look)
+    before, *parts = re.split(r".*access.*\"/next\".*\n", calls.read_text(encoding="utf-8", errors="replace"))
+    assert "execve(" in before, "the process itself is not among what was seen"
+    # the first is the good model, after the last marker the process ends
+    each = parts[1:-1]
+    passed = sum(not re.search(r"(execve|execveat|socket)\(", part) for part in each)
+    assert len(each) == len(changes)
+    trials.count("S2", "a hostile model directory, no program and no socket by strace", len(changes), passed)
+
+
+def require(command: list[str], otherwise: str) -> None:
+    """Skip a test where a program cannot be started by this command, because of ``otherwise``."""
+    try:
+        can = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        can = False
+    if not can:
+        pytest.skip(otherwise)
 
 
 UNSAFE = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "subprocess", "pty", "code"}
@@ -629,6 +660,29 @@ def test_a_run_needs_no_network_and_writes_no_secret_down(trials, tmp_path, offl
     assert SECRET not in outcome.stdout + outcome.stderr
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", outcome.stdout + outcome.stderr)
     trials.count("S3", "a whole run, and refused addresses, without a network", len(commands), passed)
+
+
+def test_a_run_with_a_model_needs_no_way_out(trials, tmp_path, offline_model):
+    """In a network of its own, as the kernel makes it, with processes of its own."""
+    space = ["unshare", "--net", "--map-root-user"]
+    require(space, "no network namespace may be made here")
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"text": "words that fill a window. " * 20}) + "\n")
+    arguments = [str(tmp_path / "corpus.jsonl"), "--model.name", str(offline_model), "--window.length", "64"]
+    arguments += ["--scorers", "longattn", "--workers", "1", "--devices", "cpu"]
+
+    def works(*words: str) -> bool:
+        return subprocess.run([*words], capture_output=True, check=False, cwd=tmp_path).returncode == 0
+
+    me = (sys.executable, "-m", "longattn")
+    assert works(*me, "run", *arguments, "--output", "usual")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        call = (sys.executable, "-c", f"import socket; socket.create_connection({server.getsockname()!r})")
+        assert (works(*call), works(*space, *call)) == (True, False), "even this machine is out of reach there"
+    passed = works(*space, *me, "run", *arguments, "--output", "alone")
+    passed += works(*space, *me, "verify", "alone")
+    same = [(tmp_path / run / "selection.parquet").read_bytes() for run in ("usual", "alone")]
+    assert same[0] == same[1]
+    trials.count("S3", "a run with a model and a check of it, in a network without a way out", 2, passed)
 
 
 def test_every_line_for_a_terminal_is_without_controls(trials):
