@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from longattn import cli, engines, measuring, refining, verbs
+from longattn import cli, engines, measuring, refining, trials, verbs
 from longattn.errors import RunError
 from longattn.measuring import package_versions
 from longattn.recipes import Recipe
 from longattn.scorers import LongAttn
-from longattn.settings import Compute, Corpus, Model, Refining, Selecting, Windowing
+from longattn.settings import Calibrating, Compute, Corpus, Model, Refining, Selecting, Validating, Windowing
 from longattn.tables import RunFolder, read_sealed
+from longattn.validity import blocks
 
 INLINE = Compute(workers=0, devices=("cpu",), threads=1)
 ALLOWED = replace(INLINE, allow_version_change=True)
@@ -45,7 +46,7 @@ def installed(monkeypatch):
     """Have other versions installed."""
 
     def install(versions: dict[str, str]) -> None:
-        for module in (measuring, refining):
+        for module in (measuring, refining, blocks):
             monkeypatch.setattr(module, "package_versions", lambda: versions)
 
     return install
@@ -264,3 +265,37 @@ def test_rows_are_not_drawn_again_by_another_version(recipe, tmp_path, installed
 def test_what_is_installed_here_is_what_receipts_say(recipe, tmp_path):
     verbs.measure(recipe, tmp_path / "run", INLINE)
     assert manifest(tmp_path / "run")["versions"] == package_versions()
+
+
+class Stop(engines.Progress):
+    """Ends the work, as Ctrl-C does, after some windows."""
+
+    def update(self, state):
+        if state.windows > 8:
+            raise KeyboardInterrupt
+
+
+def judge(verb: str, recipe: Recipe, folder: Path, **more):
+    if verb == "validate":
+        rule = Validating(pairs=16, controls=("spliced-2",), resamples=20)
+        return trials.validate(recipe, folder, rule, "cpu", **more).versions
+    rule = Calibrating(share=1.0, targets=("spliced-2",), others=(), pairs=16, folds=2, rows=8, skips=(0, 2))
+    return trials.calibrate(recipe, folder, folder / "preset.json", rule, "cpu", **more).evidence["versions"]
+
+
+@pytest.mark.parametrize("verb", ["validate", "calibrate"])
+def test_a_judgement_is_of_one_version_unless_a_change_is_allowed(recipe, tmp_path, installed, caplog, verb):
+    recipe = replace(recipe, window=Windowing(length=16))
+    installed(EARLIER)
+    with pytest.raises(KeyboardInterrupt):
+        judge(verb, recipe, tmp_path, progress=Stop())
+    before = files(tmp_path)
+    assert any(name.endswith(".parquet") for name in before)
+    installed(LATER)
+    with pytest.raises(RunError, match=r"torch 2\.6\.0\+cpu, and this is torch 2\.7\.0\+cpu.*--allow-version-change"):
+        judge(verb, recipe, tmp_path)
+    assert files(tmp_path) == before
+    assert judge(verb, recipe, tmp_path, allow_version_change=True) == {**LATER, "torch": "2.6.0+cpu, 2.7.0+cpu"}
+    assert "torch 2.7.0+cpu goes on with them" in caplog.text
+    # with nothing left to measure, whoever looks at it
+    assert judge(verb, recipe, tmp_path)["torch"] == "2.6.0+cpu, 2.7.0+cpu"

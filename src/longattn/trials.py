@@ -93,12 +93,15 @@ def validate(
     threads: int | None = None,
     progress: engines.Progress | None = None,
     more: Mapping[str, Scorer] | None = None,
+    *,
+    allow_version_change: bool = False,
 ) -> "Validation":
     """Put the recipe's scorers and the baselines to the test on windows of its corpus.
 
     ``more`` are scorers by a label of their own, such as one scorer with other settings. Writes below
     ``output/validity``: what was measured, ``validation.json`` and ``validation.html``; continues where an earlier
-    attempt stopped.
+    attempt stopped. Raises :class:`RunError` where that one had other versions of what decides the numbers, unless
+    ``allow_version_change`` lets them mix.
     """
     from longattn import validity
 
@@ -111,7 +114,9 @@ def validate(
     with job.run.lock():
         job.run.sweep()
         labelled = dict(zip(scorers, job.scorers, strict=True))
-        found = validity.validate(job, units, labelled, rule, place, progress)
+        found = validity.validate(
+            job, units, labelled, rule, place, progress, allow_version_change=allow_version_change
+        )
         validity.write_validation(job.run.root / "validation.html", found)
     return found
 
@@ -142,17 +147,21 @@ def calibrate(
     device: str = "auto",
     threads: int | None = None,
     progress: engines.Progress | None = None,
+    *,
+    allow_version_change: bool = False,
 ) -> "Preset":
     """Find the far attention that tells intact windows of the recipe's corpus from controls, and write it as a preset.
 
-    Measures below ``output/validity`` and continues where an earlier attempt stopped.
+    Measures below ``output/validity`` and continues where an earlier attempt stopped. Raises :class:`RunError` where
+    that one had other versions of what decides the numbers, unless ``allow_version_change`` lets them mix.
     """
     from longattn import validity
 
     job, units, place = _validity_job(recipe, output, (), device, threads)
     with job.run.lock():
         job.run.sweep()
-        found = validity.calibrate(job, units, rule or settings.Calibrating(), place, progress)
+        rule = rule or settings.Calibrating()
+        found = validity.calibrate(job, units, rule, place, progress, allow_version_change=allow_version_change)
     write_json(preset, found)
     return found
 

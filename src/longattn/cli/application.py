@@ -59,6 +59,9 @@ Spread = Annotated[Compute, Parameter(name="*")]
 """How the work is spread: flags without a prefix, since every verb that works has them."""
 Device = Annotated[str, Parameter(help="What the model is on: cpu, cuda:0, mps; auto: the first GPU, or the CPU.")]
 Threads = Annotated[int | None, Parameter(help="CPU threads; None leaves it to torch.")]
+VersionChange = Annotated[
+    bool, Parameter(help="Go on with what other versions of the packages that decide the numbers have measured.")
+]
 AsJson = Annotated[bool, Parameter(name="--json", negative=())]
 
 START = Group("Begin", sort_key=0)

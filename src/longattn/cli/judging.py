@@ -16,6 +16,7 @@ from longattn.cli.application import (
     Inputs,
     Output,
     Threads,
+    VersionChange,
     app,
     with_inputs,
 )
@@ -35,6 +36,7 @@ def validate(
     rule: Annotated[Validating, Parameter(name="*", group="Validate")] = Validating(),
     device: Device = "auto",
     threads: Threads = None,
+    allow_version_change: VersionChange = False,
 ) -> int:
     """Test scorers on your own text: do they tell a window from pieces of others, or from itself in disorder?
 
@@ -44,7 +46,10 @@ def validate(
     from longattn import trials
 
     with progress_shown() as progress:
-        found = trials.validate(with_inputs(recipe, inputs), output, rule, device, threads, progress)
+        recipe = with_inputs(recipe, inputs)
+        found = trials.validate(
+            recipe, output, rule, device, threads, progress, allow_version_change=allow_version_change
+        )
     _say_validation(found)
     say(f"all figures       {below(output, 'validity/validation.json')}")
     say(f"page              {below(output, 'validity/validation.html')}")
@@ -80,6 +85,7 @@ def calibrate(
     rule: Annotated[Calibrating, Parameter(name="*", group="Calibrate")] = Calibrating(),
     device: Device = "auto",
     threads: Threads = None,
+    allow_version_change: VersionChange = False,
 ) -> int:
     """Find the layers, heads and distance whose far attention tells intact text from pieces, at a share of the cost.
 
@@ -93,7 +99,10 @@ def calibrate(
     from longattn import trials
 
     with progress_shown() as progress:
-        found = trials.calibrate(with_inputs(recipe, inputs), output, preset, rule, device, threads, progress)
+        recipe = with_inputs(recipe, inputs)
+        found = trials.calibrate(
+            recipe, output, preset, rule, device, threads, progress, allow_version_change=allow_version_change
+        )
     _say_preset(found)
     say(f"preset            {preset}")
     return DONE

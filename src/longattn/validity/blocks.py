@@ -18,6 +18,7 @@ from longattn.scorers import Scorer
 from longattn.validity.columns import read_columns
 from longattn.validity.controls import Piece, Pool
 from longattn.validity.sampling import Intact
+from longattn.versions import Writers, check_change, differences, merged
 
 PAIRS = 8
 """Pairs of a block: what an interruption costs at most."""
@@ -104,22 +105,31 @@ def measure_blocks(
     pairs: Mapping[str, int],
     device: str,
     progress: Progress | None = None,
-) -> None:
-    """Measure every block that is not on disk.
+    *,
+    allow_version_change: bool = False,
+) -> dict[str, str]:
+    """Measure every block that is not on disk; returns the versions that measured, and those that are present.
 
     ``scorers`` and the number of ``pairs`` of each are by label; scorers that share a measurement share its table.
-    Safe to stop at any moment and to call again.
+    Safe to stop at any moment and to call again. Raises :class:`RunError` where other versions measured a part, unless
+    that is allowed.
     """
     work = list(_work(job, materials, scorers, pairs))
+    present, writers = package_versions(), Writers()
+    waiting = [(task.block, missing) for task in work if (missing := _missing(job, task, writers))]
+    tables = {s: job.table(s) for _, missing in waiting for s in missing}
+    different: dict[str, tuple[str, str]] = {}
+    for table in tables.values():
+        different |= differences(table, writers.of(table), present)
+    check_change(job.run.place, different, allowed=allow_version_change)
     for task in work:
         _record(job, task)
-    waiting = [(task.block, missing) for task in work if (missing := _missing(job, task))]
     total = sum(_tokens(task.block) for task in work)
     done = float(total - sum(_tokens(block) for block, _ in waiting))
     state = State(len(work), len(work) - len(waiting), total, done, done)
-    asks = [ask for scorer in {s: None for _, missing in waiting for s in missing} if (ask := scorer.ask())]
+    asks = [ask for scorer in tables if (ask := scorer.ask())]
     model = job.load_model(device, asks)
-    show, versions = progress or Quiet(), package_versions()
+    show = progress or Quiet()
 
     def on_window(tokens: int) -> None:
         state.windows += 1
@@ -130,9 +140,10 @@ def measure_blocks(
     for block, missing in waiting:
         measured = measure_each(missing, model, block.windows, on_window)
         for scorer, columns in zip(missing, measured, strict=True):
-            job.table(scorer).commit(block.id, scorer_rows(scorer, block.windows, columns), {}, versions)
+            tables[scorer].commit(block.id, scorer_rows(scorer, block.windows, columns), {}, present)
         state.units_done += 1
         show.update(state)
+    return merged([present, *writers.tables().values()])
 
 
 class _Task(NamedTuple):
@@ -157,8 +168,15 @@ def _work(
                         yield _Task(material, group, block, list(wanted.values()))
 
 
-def _missing(job: Job, task: _Task) -> list[Scorer]:
-    return [scorer for scorer in task.scorers if job.table(scorer).receipt(task.block.id) is None]
+def _missing(job: Job, task: _Task, writers: Writers) -> list[Scorer]:
+    found = []
+    for scorer in task.scorers:
+        table = job.table(scorer)
+        receipt = table.receipt(task.block.id)
+        writers.note(table, receipt)
+        if receipt is None:
+            found.append(scorer)
+    return found
 
 
 def _tokens(block: Block) -> int:

@@ -19,7 +19,7 @@ from longattn import settings
 from longattn.engines.progress import Progress
 from longattn.errors import CorpusError
 from longattn.expressions import column
-from longattn.measuring import Job, package_versions
+from longattn.measuring import Job
 from longattn.models.configuration import read_config
 from longattn.records import WorkUnit
 from longattn.validity.blocks import INTACT, PAIRS, RECUT, Material, content_hash, make_material, measure_blocks
@@ -101,11 +101,14 @@ def calibrate(
     rule: settings.Calibrating,
     device: str = "cpu",
     progress: Progress | None = None,
+    *,
+    allow_version_change: bool = False,
 ) -> Preset:
     """Measure far attention of all layers within the share once, choose, and judge the choice on held-out documents.
 
     Raises ``ValueError`` for a share that holds no layer, or what :func:`check_rule` raises, and :class:`CorpusError`
-    for a corpus whose documents do not allow the target controls in both parts, or no choice among them.
+    for a corpus whose documents do not allow the target controls in both parts, or no choice among them, and
+    :class:`RunError` where other versions measured a part, unless that is allowed.
     """
     check_rule(rule, job.window.length)
     config = read_config(job.checkpoint, job.model, layers=(0,), window=job.window.length)
@@ -121,7 +124,9 @@ def calibrate(
     )
     materials = _materials(job, units, rule)
     every = list(itertools.chain.from_iterable(materials.values()))
-    measure_blocks(job, every, {far.name: far}, {far.name: rule.pairs}, device, progress)
+    versions = measure_blocks(
+        job, every, {far.name: far}, {far.name: rule.pairs}, device, progress, allow_version_change=allow_version_change
+    )
     parts = {
         part: [
             read_statistics(job, material, far, rule.pairs, config.num_attention_heads).with_values()
@@ -129,7 +134,8 @@ def calibrate(
         ]
         for part, group in materials.items()
     }
-    return _preset(job, rule, far, config.num_hidden_layers, parts, content_hash(every))
+    made_of = {"corpus": content_hash(every), "versions": versions}
+    return _preset(job, rule, far, config.num_hidden_layers, parts, made_of)
 
 
 def check_rule(rule: settings.Calibrating, length: int) -> None:
@@ -173,7 +179,7 @@ def _preset(
     far: FarAttention,
     num_layers: int,
     parts: Mapping[str, list[Statistics]],
-    corpus: str,
+    made_of: Mapping[str, Any],
 ) -> Preset:
     chosen, heads, expected = choose(parts["calibration"], rule.targets, rule.folds, rule.seed)
     layers = sorted({layer for layer, _ in heads})
@@ -203,10 +209,9 @@ def _preset(
             }
             for one in parts["calibration"]
         },
-        "corpus": corpus,
+        **made_of,
         "settings": settings.plain(rule),
         "shallower": _shallower(parts, rule, num_layers, max(layers)),
-        "versions": package_versions(),
     }
     share = DISTANCES[chosen.distance]
     return Preset(

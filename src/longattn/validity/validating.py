@@ -14,7 +14,7 @@ import numpy.typing as npt
 from longattn import settings
 from longattn.engines.progress import Progress
 from longattn.errors import CorpusError
-from longattn.measuring import Job, measure_each, package_versions
+from longattn.measuring import Job, measure_each
 from longattn.records import Window, WorkUnit
 from longattn.scorers import PilotScorer, Scorer
 from longattn.tables import write_json
@@ -103,6 +103,7 @@ class Validation:
     readings: Sequence[Reading]
     notes: Sequence[str]
     versions: Mapping[str, str]
+    """By package: those that measured, and those of the attempt that made the figures, which are the same as a rule."""
     costs: Mapping[str, Cost] = field(default_factory=dict, compare=False)
     """By label; written to ``timings.json`` and nowhere else."""
 
@@ -114,12 +115,15 @@ def validate(
     rule: settings.Validating,
     device: str = "cpu",
     progress: Progress | None = None,
+    *,
+    allow_version_change: bool = False,
 ) -> Validation:
     """Sample the corpus, make controls, measure what is not measured yet, and compare.
 
     ``scorers`` are by label, so that one scorer can stand there with several settings; those that need a pilot must
     have it. Everything is written into the job's run folder: ``tables/``, ``validation.json`` (the same bytes for the
-    same corpus, settings and seed) and ``timings.json``. Raises :class:`CorpusError` if no source has two windows.
+    same corpus, settings and seed) and ``timings.json``. Raises :class:`CorpusError` if no source has two windows, and
+    :class:`RunError` where other versions measured a part, unless that is allowed.
     """
     check_rule(rule)
     named = {scorer.name for scorer in scorers.values()}
@@ -135,7 +139,9 @@ def validate(
     if not sampled:
         raise CorpusError(f"no source has two windows of {job.window.length} tokens; shorter windows may help")
     materials = [make_material(source, windows, controls, rule.seed) for source, windows in sampled.items()]
-    measure_blocks(job, materials, scorers, pairs, device, progress)
+    versions = measure_blocks(
+        job, materials, scorers, pairs, device, progress, allow_version_change=allow_version_change
+    )
     separations, readings = [], []
     for label, scorer in scorers.items():
         for material in materials:
@@ -152,7 +158,7 @@ def validate(
         separations=separations,
         readings=readings,
         notes=_notes(materials, controls),
-        versions=package_versions(),
+        versions=versions,
     )
     facts = settings.plain(found)
     del facts["costs"]
