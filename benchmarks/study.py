@@ -32,7 +32,7 @@ import sysconfig
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--pairwise-pairs", type=int, default=40, help="of each source, for prolong and longwanjuan")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--allow-version-change", action="store_true", help="go on with what other versions measured")
     parser.add_argument("--report", type=Path, help="Markdown file to write the tables to")
     parser.add_argument("--keep", action="store_true", help="put what was measured beside this file, and do no more")
     options = parser.parse_args()
@@ -243,16 +244,14 @@ def cheap(recipe: Recipe, options: argparse.Namespace) -> str:
     recipe = replace(recipe, scorers=("longattn", "repetition"))
     more = {"repetition, compression": Repetition(use="compression"), "DS alone": LongAttn(alpha=0.0)}
     rule = settings.Validating(pairs=options.pairs)
-    found = trials.validate(recipe, options.folder / "cheap", rule, progress=Lines(60), more=more)
-    return table(found, "Layer 0 and no model")
+    return table(validated("cheap", recipe, rule, options, more), "Layer 0 and no model")
 
 
 def deep(recipe: Recipe, options: argparse.Namespace) -> str:
     """Later layers and the rivals on fewer pairs and those controls that matter most."""
     recipe = replace(recipe, scorers=(*RIVALS, "repetition"), settings=replace(recipe.settings, headmask=HEADMASK))
     measured: dict[str, int] = dict.fromkeys((*RIVALS, "longattn"), options.deep_pairs)
-    rule = same_windows(measured)
-    found = trials.validate(recipe, options.folder / "deep", rule, progress=Lines(60), more=variants())
+    found = validated("deep", recipe, same_windows(measured), options, variants())
     return table(found, "Later layers and whole forward passes", DEEP_WORDS)
 
 
@@ -260,8 +259,21 @@ def pairwise(recipe: Recipe, options: argparse.Namespace) -> str:
     """Rivals that predict pieces twice, on the first windows of ``deep``."""
     recipe = replace(recipe, scorers=PAIRWISE)
     measured: dict[str, int] = dict.fromkeys(PAIRWISE, options.pairwise_pairs)
-    found = trials.validate(recipe, options.folder / "pairwise", same_windows(measured), progress=Lines(60))
-    return table(found, "Pieces predicted twice")
+    return table(validated("pairwise", recipe, same_windows(measured), options), "Pieces predicted twice")
+
+
+def validated(
+    part: str,
+    recipe: Recipe,
+    rule: settings.Validating,
+    options: argparse.Namespace,
+    more: Mapping[str, Scorer] | None = None,
+) -> Validation:
+    """A part's validation, in its folder."""
+    change = options.allow_version_change
+    return trials.validate(
+        recipe, options.folder / part, rule, progress=Lines(60), more=more, allow_version_change=change
+    )
 
 
 def same_windows(pairs_for: dict[str, int]) -> settings.Validating:
@@ -273,7 +285,8 @@ def calibrated(recipe: Recipe, options: argparse.Namespace) -> str:
     """The calibration's held-out evidence."""
     rule = settings.Calibrating(pairs=options.calibration_pairs, others=("repeated", "swapped", "planted"))
     preset = options.folder / "preset.json"
-    found = trials.calibrate(recipe, options.folder / "calibration", preset, rule, progress=Lines(60))
+    place, change = options.folder / "calibration", options.allow_version_change
+    found = trials.calibrate(recipe, place, preset, rule, progress=Lines(60), allow_version_change=change)
     evidence = found.evidence
     heads = [f"{layer}.{head}" for layer, head in found.heads or ()]
     targets = " and ".join(f"`{name}`" for name in rule.targets)
