@@ -156,7 +156,15 @@ def models(folders, scorer, window=64):
 
 @pytest.mark.parametrize(
     "choice",
-    [{}, {"response_tokens": 5}, {"instruction_tokens": 7}, {"skip_first": 4}, {"layers": (1,)}, {"segment": 200}],
+    [
+        {},
+        {"response_tokens": 5},
+        {"instruction_tokens": 7},
+        {"mean_over": "excerpt"},
+        {"skip_first": 4},
+        {"layers": (1,)},
+        {"segment": 200},
+    ],
     ids=str,
 )
 def test_what_is_measured_is_what_both_models_show_when_run_the_plain_way(folders, whole, choice):
@@ -179,7 +187,8 @@ def test_what_is_measured_is_what_both_models_show_when_run_the_plain_way(folder
         alone = whole(
             folders[0], [*window.tokens[start:stop], *window.tokens[25 : 25 + given], *window.tokens[37:last]]
         )
-        losses.append(-alone.log_probs[stop - start + given - 1 :].mean())
+        lost = -alone.log_probs[stop - start + given - 1 :]
+        losses.append(lost.sum() / len(alone.log_probs) if "mean_over" in choice else lost.mean())
     losses = np.array(losses)
     for name, a, importance in (
         ("share", np.array(attention), np.exp(-losses)),
@@ -222,6 +231,7 @@ def test_only_what_is_measured_enters_the_tables_name():
         {"segment": 64},
         {"response_tokens": 9},
         {"instruction_tokens": 9},
+        {"mean_over": "excerpt"},
         {"skip_first": 4},
         {"layers": (1,)},
     ):

@@ -38,22 +38,19 @@ def layers(generator):
     return [tuple(torch.randn(1, LENGTH, heads, 8, generator=generator) * 2 for heads in (4, 2)) for _ in range(2)]
 
 
-def direct(q, k, *, released, own_keys=False, std=True, weights=True):
-    """CDS of a layer, as the paper writes it, from the whole attention map in float64."""
+def direct(q, k, *, released, own_keys=False, std=True, weights=True, j=15):
+    """CDS of a layer, as the paper writes it, from the whole attention map in float64; j is the one span that looks."""
     logits = torch.einsum("bqhk,bthk->bhqt", q.double(), k.double().repeat_interleave(2, dim=2))[0] * 8**-0.5
     start = [LENGTH - (SPANS - i) * WIDTH for i in range(SPANS)]
     row, key = torch.arange(LENGTH)[:, None], torch.arange(LENGTH)
-    afs = []
-    for j in (15,):
-        inside = slice(start[j], start[j] + WIDTH)
-        hidden = key > row[inside] if own_keys else (key >= start[j]).expand(WIDTH, -1)
-        p = logits[:, inside].masked_fill(hidden, -torch.inf).softmax(-1).mean(0).sum(0).numpy()
-        back = (11, 7, 3) if released else (7, 3)
-        pfs = np.array([p[start[i] : start[i] + WIDTH].sum() for i in back])
-        far = np.array([(start[j] - start[i]) / LENGTH for i in back]) if weights else 1.0
-        place = start[j] / LENGTH if weights else 1.0
-        afs.append(place * (pfs.std(ddof=1) if std else 1.0) * (far * pfs).sum())
-    return np.mean(afs) if released else np.sum(afs)
+    inside = slice(start[j], start[j] + WIDTH)
+    hidden = key > row[inside] if own_keys else (key >= start[j]).expand(WIDTH, -1)
+    p = logits[:, inside].masked_fill(hidden, -torch.inf).softmax(-1).mean(0).sum(0).numpy()
+    back = range(j - (4 if released else 8), 0, -4)
+    pfs = np.array([p[start[i] : start[i] + WIDTH].sum() for i in back])
+    far = np.array([(start[j] - start[i]) / LENGTH for i in back]) if weights else 1.0
+    place = start[j] / LENGTH if weights else 1.0
+    return place * (pfs.std(ddof=1) if std else 1.0) * (far * pfs).sum()
 
 
 @pytest.mark.parametrize("own_keys", [False, True])
@@ -103,6 +100,17 @@ def test_the_paper_looks_from_every_fourth_span_and_adds_them_up(generator):
     assert evaluate(paper, columns) / evaluate(released, columns) == pytest.approx(60)
 
 
+def test_the_paper_can_be_read_to_begin_at_n0(layers):
+    """Then the last of all is not looked at: 60 spans again; of 16 spans the 13th instead of the last."""
+    scorer = LADM(first_query="n0").for_length(32768)
+    rows = scorer.ask().rows(window(32768)).reshape(-1, 128)
+    assert (rows[:, 0] // 128).tolist() == list(range(16, 256, 4))
+    choice = {"spans": SPANS, "first_query": "n0"}
+    columns = table(LADM(**choice).for_length(LENGTH), LENGTH, *layers)
+    expected = np.mean([direct(*layer, released=False, j=13) for layer in layers])
+    assert score(columns, **choice) == pytest.approx(expected, rel=1e-4)
+
+
 def test_short_windows_have_smaller_spans_then_fewer():
     assert [LADM().for_length(length).spans for length in (65536, 4096, 1024, 512, 56)] == [256, 256, 256, 128, 14]
     with pytest.raises(ValueError, match="at least 56 tokens; a window of 55 tokens has 13 spans"):
@@ -117,7 +125,7 @@ def test_only_what_is_measured_enters_the_tables_name():
     plain = LADM().for_length(LENGTH)
     for change in ({"convention": "released"}, {"std": False}, {"length_weights": False}, {"layers": (1,)}):
         assert LADM(**change).for_length(LENGTH).measurement() == plain.measurement()
-    for change in ({"own_keys": True}, {"spans": 20}, {"query_stride": 2}, {"key_stride": 2}):
+    for change in ({"own_keys": True}, {"spans": 20}, {"query_stride": 2}, {"key_stride": 2}, {"first_query": "n0"}):
         assert LADM(**change).for_length(LENGTH).measurement() != plain.measurement()
 
 

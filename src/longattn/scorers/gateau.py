@@ -89,8 +89,8 @@ class Gateau(Scorer):
     data set; what it adds as CAS it reads from a file that no part of it writes. ``convention="released"`` takes the
     softmax of both. The paper's Norm of HMP is min-max here, as in the code, or a softmax (``norm``).
 
-    ``short_model``, ``segment``, ``response_tokens``, ``instruction_tokens``, ``skip_first`` and ``layers`` are
-    measured; everything else may be changed afterwards.
+    ``short_model``, ``segment``, ``response_tokens``, ``instruction_tokens``, ``mean_over``, ``skip_first`` and
+    ``layers`` are measured; everything else may be changed afterwards.
     """
 
     name: ClassVar[str] = "gateau"
@@ -106,6 +106,9 @@ class Gateau(Scorer):
     instruction_tokens: int | None = None
     """Give the response the first tokens of the instruction only, beside a segment (released code: 500); None gives
     all."""
+    mean_over: Literal["response", "excerpt"] = "response"
+    """What the response's loss beside a segment is divided by: its own tokens, or, as the released code has it, all
+    tokens of segment, instruction and response but one."""
     skip_first: int = 0
     """Leave the sample's first keys (attention sinks) out of the first segment's attention; they stay in the
     softmax."""
@@ -137,7 +140,9 @@ class Gateau(Scorer):
     def measurement(self) -> Mapping[str, Any]:
         """Segments, tokens and layers looked at; the models stand beside it in the table's settings."""
         names = ("segment", "response_tokens", "instruction_tokens", "skip_first", "layers")
-        return {name: getattr(self, name) for name in names}
+        # which came later: what was measured before keeps its table's name
+        later = {} if self.mean_over == "response" else {"mean_over": self.mean_over}
+        return {name: getattr(self, name) for name in names} | later
 
     def ask(self) -> Ask:
         """Attention of the response, and its predictions by both models and from each segment.
@@ -166,6 +171,9 @@ class Gateau(Scorer):
             for context in (whole, short)
         )
         losses = np.array([-one.log_probs.mean(dtype=np.float64) for one in seen.predictions[segments]])
+        if self.mean_over == "excerpt":
+            excerpts = segments.excerpts(windows[0])
+            losses *= [(len(one.tokens) - one.first) / (len(one.tokens) - 1) for one in excerpts]
         attention = np.mean([columns["attention"] for columns in seen.layers.values()], axis=0)
         return {
             "segments": np.array([len(losses)], dtype=np.int32),

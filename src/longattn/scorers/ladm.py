@@ -38,13 +38,14 @@ class LADM(Scorer):
     averaged over layers. The first span is left out (attention sinks). Paper and released code differ in two points,
     which ``convention`` switches: the paper's sum over i ends before the span at distance d, the code includes it; the
     paper adds up over j, the code takes the mean. Where the paper is silent this follows the code: a span's own keys
-    are in no softmax (``own_keys``), j counts down from the last span, the standard deviation is the unbiased one.
+    are in no softmax (``own_keys``), j counts down from the last span (``first_query``), the standard deviation is the
+    unbiased one.
 
     Shorter windows keep N = 256 spans, of L/256 tokens but at least 4; below 1,024 tokens there are fewer spans, and n0
     scales with them. Tokens that are left over go to the first span. PFS, a sum over queries, is smaller in smaller
     spans: compare windows of one length only.
 
-    ``own_keys``, ``spans`` and the strides are measured; everything else may be changed afterwards.
+    ``own_keys``, ``spans``, the strides and ``first_query`` are measured; everything else may be changed afterwards.
     """
 
     name: ClassVar[str] = "ladm"
@@ -55,6 +56,9 @@ class LADM(Scorer):
     """Spans N per window; None is 256, or as many of 4 tokens as there are."""
     query_stride: int = 4
     """Every how many spans a span's queries are looked at (paper: d of CDS)."""
+    first_query: Literal["n0", "last"] = "last"
+    """Where j begins: at n0, up from which the paper's sum can be read, or at the last span, from which the released
+    code counts down."""
     key_stride: int = 4
     """Distance, in spans, from one span that is looked back at to the next (paper: d of AFS, and n)."""
 
@@ -91,7 +95,9 @@ class LADM(Scorer):
     def measurement(self) -> Mapping[str, Any]:
         """Which spans look at which."""
         names = ("own_keys", "spans", "query_stride", "key_stride")
-        return {name: getattr(self, name) for name in names}
+        # which came later: what was measured before keeps its table's name
+        later = {} if self.first_query == "last" else {"first_query": self.first_query}
+        return {name: getattr(self, name) for name in names} | later
 
     def ask(self) -> Ask:
         """The queries of every d-th span, in all layers."""
@@ -167,10 +173,12 @@ class LADM(Scorer):
         return (starts[:, None] + np.arange(self._width)).reshape(-1)
 
     def _queries(self) -> list[int]:
-        """The looked-at spans j, ascending: every d-th down from the last one, to n0 = N/16 (16 of 256)."""
+        """The looked-at spans j, ascending: every d-th from n0 = N/16 (16 of 256) on, or down from the last one."""
         assert self.spans is not None, "for_length() comes first"
         # the nearest span apart, a standard deviation needs two
         first = max(self.spans // 16, 3 * self.key_stride + 1)
+        if self.first_query == "n0":
+            return list(range(first, self.spans, self.query_stride))
         return list(range(self.spans - 1, first - 1, -self.query_stride))[::-1]
 
     def _edges(self) -> list[int]:
