@@ -347,20 +347,26 @@ def sentencepiece() -> Backend:
     return backend
 
 
+def pieces(words: list[str], inside: str = "") -> list[str]:
+    """Pieces of up to three characters; a trainer draws lots, so that no seed would repeat its trials."""
+    places = [(word, i, i + n) for word in words for i in range(len(word)) for n in (1, 2, 3)]
+    return sorted({(inside if i else "") + word[i:j] for word, i, j in places})
+
+
 def unigram() -> Backend:
-    backend = Backend(models.Unigram())
+    words = ["▁" + word for text in TRAINING for word in text.split(" ") if word]
+    scored = [(piece, -2.0 - len(piece) ** 0.5) for piece in pieces(words)]
+    backend = Backend(models.Unigram([("<unk>", -20.0), *scored], unk_id=0))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=150, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
-    backend.train_from_iterator(TRAINING, trainer)
     return backend
 
 
 def wordpiece() -> Backend:
-    backend = Backend(models.WordPiece(unk_token="[UNK]"))
+    words = [word.lower() for text in TRAINING for word in text.split()]
+    vocabulary = {piece: number for number, piece in enumerate(["[UNK]", *pieces(words, "##")])}
+    backend = Backend(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=["[UNK]"], show_progress=False)
-    backend.train_from_iterator(TRAINING, trainer)
     return backend
 
 
@@ -413,7 +419,8 @@ TEXTS = st.lists(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pieces_have_the_tokens_of_the_whole(trials, family):
     make, is_cut = FAMILIES[family]
-    backend = make()
+    # as it is read back: a score may differ in its last digit, and with it which of two equal ways is taken
+    backend = Backend.from_str(make().to_str())
     backend.encode_special_tokens = True
     tokenizers = [Tokenizer(backend.to_str().encode(), piece_chars=size) for size in (1, 7)]
     assert (len(list(tokenizers[0]._pieces("one two three"))) > 1) == is_cut
