@@ -80,8 +80,11 @@ def test_values_that_are_tried_again_cost_no_other_table_anything(quarantine, ta
     scorer = tables["scorer"]
     quarantine.put(quarantine.entry("a", "measure", [scorer]).with_failure(ONE))
     quarantine.put(quarantine.entry("b", "cut", [tables["documents-64"]]).with_failure(ONE))
-    assert quarantine.release([tables["windows-80"]]) == 0
-    assert quarantine.release([scorer]) == 1
+    for others in ([tables["windows-80"]], ["a"]), ([scorer], ["b"]):
+        quarantine.release(*others)
+        assert [entry.unit for entry in quarantine.entries()] == ["a", "b"]
+        assert all(table.has("a") for table in tables.values())
+    quarantine.release([scorer], ["a", "b"])
     assert [entry.unit for entry in quarantine.entries()] == ["b"]
     assert [unit for unit in ("a", "b") if scorer.has(unit)] == ["b"]
     assert all(table.has("a") for name, table in tables.items() if name != "scorer")
@@ -89,18 +92,17 @@ def test_values_that_are_tried_again_cost_no_other_table_anything(quarantine, ta
 
 def test_a_unit_that_is_cut_again_is_measured_again(quarantine, tables):
     quarantine.put(quarantine.entry("a", "cut", [tables["documents-64"], tables["windows-64"]]).with_failure(ONE))
-    assert quarantine.release([tables["windows-64"]]) == 1
+    quarantine.release([tables["windows-64"]], ["a", "b"])
     assert list(quarantine.entries()) == []
     gone = {name for name, table in tables.items() if not table.has("a")}
     assert gone == {"documents-64", "windows-64", "scorer"}
     assert all(table.has("b") for table in tables.values())
-    assert quarantine.release([tables["windows-64"]]) == 0
 
 
 def test_what_was_never_cut_is_taken_back_in(run, quarantine):
     documents = run.table("documents", {"length": 64})
     quarantine.put(Entry("a", "cut", (documents.folder.name,), (), whole="crashed twice"))
-    assert quarantine.release([documents]) == 1
+    quarantine.release([documents], ["a"])
     assert list(quarantine.entries()) == []
 
 
