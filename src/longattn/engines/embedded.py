@@ -50,7 +50,7 @@ class Survey:
 
 def survey(job: Job, units: Sequence[WorkUnit], compute: settings.Compute) -> Survey:
     """Look at what is done, and change nothing; what is in quarantine waits again where ``compute`` says so."""
-    mine = list(shard_of(units, compute.shard))
+    mine = shard_of(units, compute.shard)
     again = {entry.unit for entry in job.quarantine.lacking(job.tables())} if compute.retry else set[str]()
     found, gone = Survey(again=again & {unit.id for unit in mine}), left_out(job) - again
     for unit in mine:
