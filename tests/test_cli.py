@@ -64,6 +64,22 @@ def test_pages_show_no_text_where_none_is_wanted(arguments, tmp_path, capsys):
         assert ("far and near" in compared.read_text(encoding="utf-8")) is shown
 
 
+def test_pages_of_a_private_corpus_show_no_text_unless_asked(arguments, tmp_path, capsys):
+    page, compared = tmp_path / "run" / "report.html", tmp_path / "run" / "validity" / "comparison.html"
+    scorers = ["--scorers", "longattn", "--scorers", "random"]
+    assert cli.launch(["run", *arguments, *scorers, "--corpus.private"]) == 0
+    assert "far and near" not in page.read_text(encoding="utf-8")
+    # a run remembers
+    for flags, shown in (([], False), (["--texts"], True), (["--corpus.no-private"], True)):
+        assert cli.launch(["report", str(tmp_path / "run"), *flags]) == 0
+        assert ("far and near" in page.read_text(encoding="utf-8")) is shown
+        assert cli.launch(["compare", str(tmp_path / "run"), *flags]) == 0
+        assert ("far and near" in compared.read_text(encoding="utf-8")) is shown
+    tables = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "tables").rglob("*.parquet")}
+    assert cli.launch(["measure", *arguments, *scorers]) == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "tables").rglob("*.parquet")} == tables
+
+
 def test_verbs_one_by_one_come_to_the_same(arguments, tmp_path, capsys):
     cli.launch(["run", *arguments])
     whole = (tmp_path / "run" / "selection.parquet").read_bytes()

@@ -59,8 +59,8 @@ class LongAttnSelect(PipelineStep):
     name = "LongAttn"
     type = "select"
 
-    def __init__(self, recipe: Recipe, output: str | Path, *, texts: bool = True) -> None:
-        """``output`` is the run folder that was measured in; with ``texts`` False the report shows none of them."""
+    def __init__(self, recipe: Recipe, output: str | Path, *, texts: bool | None = None) -> None:
+        """``output`` is the run folder that was measured in; ``texts`` as :func:`longattn.write_report` takes it."""
         super().__init__()
         self.recipe, self.output, self.texts = recipe, output, texts
 

@@ -19,6 +19,7 @@ from longattn.stores import Store
 from longattn.tables import RunFolder, durable
 
 EXTRAS = {
+    "models": ("gguf", "huggingface_hub", "safetensors"),
     "torch": ("torch", "transformers", "jaxtyping"),
     "dedup": ("rensa",),
     "fast": ("gigatoken",),

@@ -29,7 +29,7 @@ Piece = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uin
 
 _DIGIT = re.compile("([0-9])")
 
-RENEWED_AFTER = 2**27
+RENEWED_AFTER = 2**25
 """Characters after which gigatoken is loaded anew. It remembers every word that it has met for good (0.10.0: three
 bytes for each of a text of numbered lines), which is what makes it fast, and would fill the memory in a run of days."""
 

@@ -87,7 +87,7 @@ class Job:
     @cached_property
     def cut_settings(self) -> dict[str, Any]:
         """What decides the documents and the windows."""
-        free = {"inputs", "manifest", "unit_bytes", "text_suffixes"}
+        free = {"inputs", "manifest", "unit_bytes", "text_suffixes", "private"}
         later = {"turn_fields", "instruction_last"}
         limits = {name: getattr(settings.Corpus(), name) for name in ("max_depth", "max_expansion", "max_doc_seconds")}
         reading = {

@@ -116,7 +116,7 @@ def choose_kit(folder: Path) -> Kit:
     from longattn.models import resolve
 
     recipe = Recipe(corpus=Corpus(join_by="book"), scorers=("longattn", "repetition", "length"))
-    missing = [] if importlib.util.find_spec("torch") else ["torch"]
+    missing = [] if all(map(importlib.util.find_spec, ("torch", "gguf"))) else ["torch"]
     try:
         resolve(recipe.model)
     except ModelError:

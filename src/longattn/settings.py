@@ -79,6 +79,13 @@ class Corpus:
     to a tenth, a decompression bomb to a thousandth and less."""
     max_doc_seconds: float = 3600.0
     """A document that takes longer to tokenise is rejected; looked at after every few pieces of 65,536 characters."""
+    private: bool = False
+    """Reports and comparisons show none of the texts, unless ``--texts`` asks for them. What is measured and selected is
+    the same."""
+
+    def shown(self, texts: bool | None) -> bool:
+        """Whether a page shows texts: as asked, and where nothing was, unless the corpus is private."""
+        return not self.private if texts is None else texts
 
     @property
     def holds_samples(self) -> bool:

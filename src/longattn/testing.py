@@ -12,6 +12,7 @@ import numpy as np
 from longattn.asking import look
 from longattn.expressions import columns_of, evaluate
 from longattn.measuring import measure_windows
+from longattn.models.weights import write_safetensors
 from longattn.records import Window
 from longattn.scorers import PilotScorer, Scorer
 from longattn.settings import plain
@@ -92,7 +93,6 @@ def tiny_checkpoint(
 
     ``config`` goes into config.json and may replace anything there.
     """
-    from safetensors.numpy import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     hidden, inner, vocabulary = heads * head_size, 4 * heads * head_size, 256
@@ -113,7 +113,8 @@ def tiny_checkpoint(
     random = np.random.default_rng(seed)
     tensors = {name: random.normal(size=shape).astype(np.float32) * 0.3 for name, shape in shapes.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors")
+    specs = {name: ("F32", tensor.shape, tensor.nbytes) for name, tensor in tensors.items()}
+    write_safetensors(folder / "model.safetensors", specs, (tensor.tobytes() for tensor in tensors.values()))
     facts = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

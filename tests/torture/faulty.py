@@ -316,7 +316,6 @@ def serve() -> None:
     with contextlib.suppress(ImportError):
         import pandas  # noqa: F401
     import duckdb  # noqa: F401
-    import huggingface_hub.repocard_data  # noqa: F401
     import tokenizers  # noqa: F401
     import yaml  # noqa: F401
 

@@ -282,7 +282,7 @@ def test_a_read_that_fails_loses_nothing(trials, tmp_path, tiny_model_folder, mo
 
 def test_changed_files_end_in_documents_and_rejects(trials, tmp_path):
     """In a process of their own, so that a signal, a hang or a gigabyte would be seen."""
-    random, number = trials.random(), trials.number(20_000, 300)
+    random, number = trials.random(), trials.number(100_000, 300)
     good = seeds(tmp_path)
     passed, said = 0, ""
     for start in range(0, number, _BATCH):

@@ -122,13 +122,13 @@ def _say_preset(found: "Preset") -> None:
 
 
 @app.command(group=JUDGE)
-def compare(folder: Folder, *, texts: bool = True, recipe: Everything = Recipe()) -> int:
+def compare(folder: Folder, *, texts: bool | None = None, recipe: Everything = Recipe()) -> int:
     """Show how far the scorers of a run agree: ranks, kept sets, and windows that they disagree on. Loads no model.
 
     Parameters
     ----------
     texts
-        Show the beginnings of windows that scorers disagree on.
+        Show the beginnings of windows that scorers disagree on; done unless the corpus is private.
     """
     from longattn import trials
 

@@ -25,7 +25,7 @@ def report(
     *,
     validation: Path | None = None,
     timings: bool = False,
-    texts: bool = True,
+    texts: bool | None = None,
     recipe: Everything = Recipe(),
 ) -> int:
     """Write report.html: what was kept, why, how sure the cut is, and what other choices would keep.
@@ -37,7 +37,7 @@ def report(
     timings
         Show seconds and the machine as well; the page then differs between runs of the same.
     texts
-        Show the beginning and end of some windows.
+        Show the beginning and end of some windows; done unless the corpus is private.
     """
     from longattn import verbs
 

@@ -34,7 +34,7 @@ def run(
     *inputs: Inputs,
     output: Output = "longattn-run",
     dry_run: bool = False,
-    texts: bool = True,
+    texts: bool | None = None,
     recipe: Everything = Recipe(),
     compute: Spread = Compute(),
 ) -> int:
@@ -45,7 +45,7 @@ def run(
     dry_run
         Only estimate windows, bytes and time from a sample of the input.
     texts
-        Show the beginning and end of some windows in the report.
+        Show the beginning and end of some windows in the report; done unless the corpus is private.
     """
     from longattn import verbs
 

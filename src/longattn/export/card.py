@@ -25,14 +25,13 @@ def dataset_card(
     ``figures`` are files beside the card, by caption.
     """
     import yaml
-    from huggingface_hub import DatasetCardData
 
     template = resources.files("longattn.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
     recipe = _public(manifest.get("recipe", {}))
     return fill(
         template,
         {"cell": cell},
-        card_data=DatasetCardData(**_header(summary, rule)).to_yaml(),
+        card_data=header(_metadata(summary, rule)),
         summary=summary,
         usage=usage,
         carried=bool(rule.carry),
@@ -40,6 +39,19 @@ def dataset_card(
         facts=_facts(recipe, manifest),
         settings=yaml.safe_dump(recipe, allow_unicode=True) if recipe else "",
     )
+
+
+def header(metadata: Mapping[str, Any]) -> str:
+    """What the hub reads of a card, as YAML; what is None is left out.
+
+    >>> header({"pretty_name": "a: b", "license": None, "tags": ["long-context"]})
+    "pretty_name: 'a: b'\\ntags:\\n- long-context"
+    """
+    # an import that --help can do without
+    import yaml
+
+    known = {name: value for name, value in metadata.items() if value is not None}
+    return yaml.safe_dump(known, sort_keys=False, allow_unicode=True).strip()
 
 
 def size_category(rows: int) -> str:
@@ -65,7 +77,7 @@ def cell(text: object) -> str:
     return re.sub(r"[\\|\[\]]", r"\\\g<0>", visible).replace("<", "&lt;").replace("`", "'")
 
 
-def _header(summary: ExportSummary, rule: Exporting) -> dict[str, Any]:
+def _metadata(summary: ExportSummary, rule: Exporting) -> dict[str, Any]:
     loadable = summary.format in ("parquet", "jsonl", "jsonl.zst")
     data_files = [{"split": "train", "path": f"data/part-*.{summary.format}"}]
     configs = [{"config_name": "default", "data_files": data_files}]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from longattn.export.card import cell, size_category
+from longattn.export.card import cell, header, size_category
 from longattn.settings import Exporting
 from longattn.templating import fill
 
@@ -12,19 +12,17 @@ if TYPE_CHECKING:
 
 def mixture_card(summary: "MixSummary", usage: str, rule: Exporting) -> str:
     """A YAML header for the hub, then Markdown for people; ``usage`` is what the format says of its reading."""
-    from huggingface_hub import DatasetCardData
-
-    header = DatasetCardData(
-        pretty_name=rule.push_to or "Training mixture for long contexts",
-        license=rule.license,
-        task_categories=["text-generation"],
-        size_categories=[size_category(summary.num_windows)],
-        tags=["long-context", "pre-training", "data-mixture", "longattn"],
-    )
+    metadata = {
+        "pretty_name": rule.push_to or "Training mixture for long contexts",
+        "license": rule.license,
+        "task_categories": ["text-generation"],
+        "size_categories": [size_category(summary.num_windows)],
+        "tags": ["long-context", "pre-training", "data-mixture", "longattn"],
+    }
     return fill(
         _CARD,
         {"cell": cell, "percent": "{:.2%}".format},
-        header=header.to_yaml(),
+        header=header(metadata),
         summary=summary,
         usage=usage,
         mixture=summary.mixture,

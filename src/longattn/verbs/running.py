@@ -215,9 +215,9 @@ def run(
     output: str | Path,
     compute: settings.Compute | None = None,
     progress: engines.Progress | None = None,
-    texts: bool = True,
+    texts: bool | None = None,
 ) -> RunResult:
-    """All of it: plan, cut, measure, select, export, report, in which no text is shown where ``texts`` is False.
+    """All of it: plan, cut, measure, select, export, report, in which texts are shown as :func:`write_report` does it.
 
     Raises ``ValueError``, before anything is measured, for a shard, which is a part of the units, and for a rule that
     could not be followed afterwards.

@@ -86,12 +86,13 @@ def write_report(
     recipe: Recipe,
     output: str | Path,
     *,
-    texts: bool = True,
+    texts: bool | None = None,
     validation: Path | None = None,
     timings: bool = False,
 ) -> Path:
-    """Write ``report.html`` of a selected run; with ``texts`` False no text of the corpus is shown in it.
+    """Write ``report.html`` of a selected run.
 
+    With ``texts`` False no text of the corpus is shown in it; None shows them unless ``corpus.private`` is set.
     ``validation`` is a ``validation.json`` other than the run's own. With ``timings`` the page shows seconds and the
     machine, and is no longer the same for the same run made again.
     """
@@ -115,7 +116,7 @@ def write_report(
         run,
         null=_null(recipe),
         command=shlex.join(command),
-        texts=read if texts else None,
+        texts=read if recipe.corpus.shown(texts) else None,
         measured=_measured(recipe, run, windows),
         validation=validation,
         preset=None if preset is None else read_preset(preset, ["evidence"]),
