@@ -6,7 +6,6 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from longattn import ledger
 from longattn.ledger import Books, LedgerError, add_up, balance, rejects
 from longattn.measuring import DOCUMENTS
 from longattn.quarantine import Entry, Failure
@@ -138,21 +137,6 @@ def test_of_documents_with_one_id_the_first_by_file_and_position_counts(make):
         {"file": "b", "line": 1, "position": 3, "reason": "duplicate_id", "detail": detail},
         {"file": "b", "line": None, "position": 20, "reason": "duplicate_id", "detail": detail},
     ]
-
-
-@pytest.mark.parametrize(("rows_at_once", "copied_together"), [(131_072, 512), (131_072, 2), (3, 512), (4, 2), (1, 2)])
-def test_duplicates_are_found_however_tables_are_read_together(make, monkeypatch, rows_at_once, copied_together):
-    monkeypatch.setattr(ledger, "ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr(ledger, "COPIED_TOGETHER", copied_together)
-    units = [unit_of(f"file-{number}") for number in range(7)]
-    books = make(*units)
-    for number, unit in enumerate(units):
-        enter(books, unit, [document(unit, 0), document(unit, 1, doc_id=f"id-{number % 3}")])
-    assert [row["file"] for row in books.duplicates] == ["file-3", "file-4", "file-5", "file-6"]
-    tables = list(ledger._together(books.documents.read(books.receipts, ["doc_id"])))
-    assert sum(table.num_rows for table in tables) == 14
-    assert all(table.num_rows >= rows_at_once for table in tables[:-1])
-    assert all(table.num_rows < rows_at_once + 2 for table in tables)
 
 
 def test_lines_are_counted_from_the_start_of_a_file(make):

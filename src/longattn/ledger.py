@@ -1,30 +1,23 @@
 """What all units together add up to: every record read is accounted for, and every one that was rejected is named."""
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from longattn.double_ids import double_ids
 from longattn.errors import LongAttnError
 from longattn.measuring import Job
 from longattn.quarantine import Quarantine
 from longattn.records import WorkUnit
-from longattn.selection.database import want_of_room_told
 from longattn.tables import Receipt, RunFolder, Table, durable
 from longattn.versions import Writers, recorded
-
-ROWS_AT_ONCE = 131_072
-"""Documents whose ids are looked at by one query, at least."""
-
-COPIED_TOGETHER = 512
-"""So many tables wait apart: each takes kilobytes, however few its rows."""
 
 
 class LedgerError(LongAttnError):
@@ -68,9 +61,9 @@ class Books:
         return found
 
     @cached_property
-    def duplicates(self) -> list[dict[str, Any]]:
-        """Documents whose id an earlier one has, earlier by file and position."""
-        return _duplicates(self)
+    def duplicates(self) -> pa.Table:
+        """Documents whose id an earlier one has, as :func:`double_ids` finds them."""
+        return double_ids(self.documents, list(self.receipts))
 
 
 def balance(books: Books) -> Counter[str]:
@@ -82,9 +75,9 @@ def balance(books: Books) -> Counter[str]:
     total: Counter[str] = Counter()
     for receipt in books.receipts.values():
         total.update(receipt.counts)
-    for row in books.duplicates:
-        total[row["status"]] -= 1
-        total["rejected.duplicate_id"] += 1
+    for status in books.duplicates["status"].value_counts().to_pylist():
+        total[status["values"]] -= status["counts"]
+        total["rejected.duplicate_id"] += status["counts"]
     became = total["windowed"] + total["too_short"] + sum(_rejected(total).values())
     if became != total["documents"]:
         raise LedgerError(f"{total['documents']} documents were read but {became} are accounted for: {dict(total)}")
@@ -137,7 +130,7 @@ def rejects(books: Books) -> Iterator[dict[str, Any]]:
                     row["line"] = None if before is None else before + row["line"]
                 yield row
         lines_before[part.file] = None if before is None else before + receipt.counts.get("lines", 0)
-    for row in books.duplicates:
+    for row in itertools.chain.from_iterable(map(pa.RecordBatch.to_pylist, books.duplicates.to_batches())):
         detail = f"id {row['doc_id']!r} was read before at {row['first']}"
         yield {name: row.get(name) for name in columns} | {"reason": "duplicate_id", "detail": detail}
     for entry in books.quarantine.entries():
@@ -146,65 +139,6 @@ def rejects(books: Books) -> Iterator[dict[str, Any]]:
             for one in entry.failures:
                 detail = f"not measured ({', '.join(entry.tables)}): {one.detail}"
                 yield {"file": one.file, "line": None, "position": one.position, "reason": one.reason, "detail": detail}
-
-
-def _duplicates(books: Books) -> list[dict[str, Any]]:
-    """Almost no id is double: one reading keeps hashes, 8 bytes a document, another only what may be double."""
-    import duckdb
-
-    # DuckDB's own choices: four fifths of the memory, then a folder where the command was given
-    with want_of_room_told(Path(".tmp").absolute(), "80 %"), duckdb.connect() as connection:
-
-        def each(columns: Sequence[str], query: str) -> Iterator[Any]:
-            for rows in _together(books.documents.read(books.receipts, [*columns, "status"])):
-                connection.register("rows", rows.filter(pc.field("status") != "rejected"))
-                yield connection.execute(query)
-
-        hashes = np.empty(sum(receipt.rows for receipt in books.receipts.values()), np.uint64)
-        count = 0
-        for result in each(["doc_id"], "SELECT hash(doc_id) AS hash FROM rows"):
-            found = result.fetchnumpy()["hash"]
-            hashes[count : count + len(found)] = found
-            count += len(found)
-        hashes = hashes[:count]
-        hashes.sort()
-        doubled = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-        if not len(doubled):
-            return []
-        connection.register("doubled", pa.table({"hash": doubled}))
-        connection.execute(
-            "CREATE TABLE documents (doc_id VARCHAR, file VARCHAR, line BIGINT, position BIGINT, status VARCHAR)"
-        )
-        columns = ["doc_id", "file", "line", "position"]
-        suspects = "SELECT * FROM rows WHERE hash(doc_id) IN (SELECT hash FROM doubled)"
-        for result in each(columns, f"INSERT INTO documents BY NAME {suspects}"):
-            result.fetchall()
-        found = connection.execute("""
-            SELECT doc_id, file, line, position, status,
-                first_value(file || ':' || position) OVER same AS first
-            FROM documents
-            WINDOW same AS (PARTITION BY doc_id ORDER BY file, position)
-            QUALIFY row_number() OVER same > 1
-            ORDER BY file, position
-        """)
-        names = [column[0] for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-
-
-def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, those of small units in one table: a query takes a millisecond or two, whatever it reads."""
-    pending: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        pending.append(table)
-        rows += table.num_rows
-        if rows >= ROWS_AT_ONCE:
-            yield pa.concat_tables(pending)
-            pending, rows = [], 0
-        elif len(pending) == COPIED_TOGETHER:
-            pending = [pa.concat_tables(pending).combine_chunks()]
-    if pending:
-        yield pa.concat_tables(pending)
 
 
 def add_up(run: RunFolder, books: Books) -> Counter[str]:

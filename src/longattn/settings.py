@@ -80,8 +80,8 @@ class Corpus:
     max_doc_seconds: float = 3600.0
     """A document that takes longer to tokenise is rejected; looked at after every few pieces of 65,536 characters."""
     private: bool = False
-    """Reports and comparisons show none of the texts, unless ``--texts`` asks for them. What is measured and selected is
-    the same."""
+    """Reports and comparisons show none of the texts, unless ``--texts`` asks for them. What is measured and selected
+    is the same."""
 
     def shown(self, texts: bool | None) -> bool:
         """Whether a page shows texts: as asked, and where nothing was, unless the corpus is private."""

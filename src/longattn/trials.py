@@ -170,7 +170,8 @@ def compare(recipe: Recipe, output: str | Path, *, texts: bool | None = None) ->
     """Compare the scorers that a run has measured, on all of its windows; no model is loaded.
 
     Writes ``comparison.json`` and ``comparison.html`` below ``output/validity``; with ``texts`` False no text of the
-    corpus is shown, and with None neither where ``corpus.private`` is set. All scores are held in memory. Raises :class:`RunError` for scorers measured with other settings.
+    corpus is shown, and with None neither where ``corpus.private`` is set. All scores are held in memory. Raises
+    :class:`RunError` for scorers measured with other settings.
     """
     from longattn import validity
     from longattn.export import read_texts
@@ -192,7 +193,9 @@ def compare(recipe: Recipe, output: str | Path, *, texts: bool | None = None) ->
     def read(ids: Sequence[str]) -> Mapping[str, str]:
         return read_texts(run.plan(), windows, ids, recipe.corpus)
 
-    found = validity.compare_tables(windows, units, scores, texts=read if recipe.corpus.shown(texts) else None, costs=costs)
+    found = validity.compare_tables(
+        windows, units, scores, texts=read if recipe.corpus.shown(texts) else None, costs=costs
+    )
     write_json(run.root / "validity" / "comparison.json", found)
     validity.write_comparison(run.root / "validity" / "comparison.html", found)
     return found
