@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from longattn import engines, ledger, verbs
+from longattn import double_ids, engines, ledger, verbs
 from longattn.errors import CorpusError, DamageError, RunError
 from longattn.ledger import Books, LedgerError, balance
 from longattn.recipes import Recipe
@@ -111,9 +111,9 @@ def test_the_card_of_an_export_shows_the_run_in_figures(recipe, tmp_path):
     assert [one.file for one in verbs.verify(tmp_path / "run").damaged] == [f"export/{pictures[0]}"]
 
 
-@pytest.mark.parametrize("copied_together", [ledger.COPIED_TOGETHER, 2])
+@pytest.mark.parametrize("copied_together", [double_ids.COPIED_TOGETHER, 2])
 def test_the_ledger_balances_with_every_kind_of_record(recipe, tmp_path, monkeypatch, copied_together):
-    monkeypatch.setattr(ledger, "COPIED_TOGETHER", copied_together)
+    monkeypatch.setattr(double_ids, "COPIED_TOGETHER", copied_together)
     bad = tmp_path / "corpus" / "part-9.jsonl"
     bad.write_bytes(
         b'{"id": "ok", "text": "' + b"x" * 70 + b'"}\n'

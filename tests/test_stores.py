@@ -7,6 +7,8 @@ import io
 import json
 import pickle
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -471,6 +473,53 @@ def test_a_second_machine_is_refused_and_a_dead_one_forgotten(object_store, anot
     with second.lock():
         pass
     assert not object_store.objects("run/locks/")
+
+
+def test_who_waits_elsewhere_gets_what_the_first_one_gives_back(object_store, another_machine, monkeypatch):
+    place, order = object_store.address("run"), []
+    first = RunFolder.at(place)
+    another_machine()
+    second = RunFolder.at(place)
+    slept = threading.Event()
+
+    def sleep(seconds, sleep=time.sleep):
+        slept.set()
+        sleep(min(seconds, 0.05))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+
+    def wait():
+        with second.lock("ledger", wait=True):
+            order.append("second")
+
+    waiting = threading.Thread(target=wait)
+    with first.lock("ledger"):
+        waiting.start()
+        assert slept.wait(30)
+        order.append("first")
+    waiting.join(30)
+    assert order == ["first", "second"]
+    assert not object_store.objects("run/locks/")
+
+
+def test_a_table_that_is_discarded_is_gone_from_the_store(object_store):
+    run = RunFolder.at(object_store.address("run"))
+    kept, gone = run.table("kept", {}), run.table("gone", {})
+    for table in (kept, gone):
+        table.commit("unit", pa.table({"window_id": ["a"]}), {}, {})
+    gone.discard()
+    assert not object_store.objects(f"run/tables/{gone.folder.name}")
+    assert object_store.objects(f"run/tables/{kept.folder.name}")
+    assert not gone.folder.exists()
+    gone.commit("unit", pa.table({"window_id": ["b"]}), {}, {})
+    assert [rows["window_id"].to_pylist() for rows in gone.read(["unit"])] == [["b"]]
+
+
+def test_what_is_not_in_a_store_is_none(object_store):
+    store = Store(object_store.address("run"))
+    assert store.read("nothing.txt") is None
+    store.put(b"some", "thing.txt")
+    assert store.read("thing.txt") == b"some"
 
 
 @pytest.mark.parametrize(("first", "second"), [(None, "0/2"), ("1/2", None)])
