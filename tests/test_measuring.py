@@ -66,7 +66,7 @@ def tokenizer(unit_and_job):
 
 
 def status_of(cut):
-    return {(row.get("doc_id"), row["status"], row.get("reason")) for row in cut.documents}
+    return {(row.get("doc_id"), row["status"], row.get("reason")) for row in cut.documents.table().to_pylist()}
 
 
 def test_every_record_is_a_row_and_every_document_is_announced(unit_and_job, tokenizer):
@@ -78,9 +78,20 @@ def test_every_record_is_a_row_and_every_document_is_announced(unit_and_job, tok
     counts = {"windowed": 2, "too_short": 1, "rejected.bad_json": 1, "documents": 4, "lines": 4, "windows": 6}
     assert {name: cut.counts[name] for name in counts} == counts
     assert cut.counts["tokens"] == sum(map(len, TEXTS.values()))
-    places = [row["position"] for row in cut.documents if row["status"] != "rejected"]
+    places = [row["position"] for row in cut.documents.table().to_pylist() if row["status"] != "rejected"]
     assert announced == [of for position in places for of in ((unit.slices[0].file, position), None)]
-    assert cut_unit(unit, job, tokenizer).documents == cut.documents
+    assert cut_unit(unit, job, tokenizer).documents.table() == cut.documents.table()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4])
+def test_rows_are_the_same_however_many_wait(unit_and_job, tokenizer, monkeypatch, at_once):
+    unit, job = unit_and_job
+    expected = cut_unit(unit, job, tokenizer).documents.table().to_pylist()
+    monkeypatch.setattr(measuring, "ROWS_AS_DICTIONARIES", at_once)
+    rows = cut_unit(unit, job, tokenizer).documents
+    assert rows.table().to_pylist() == expected
+    assert rows.table().schema == measuring.DOCUMENTS
+    assert measuring.Rows(measuring.DOCUMENTS).table().num_rows == 0
 
 
 def test_a_document_that_could_not_be_cut_before_is_rejected_unseen(unit_and_job, tokenizer, monkeypatch):
@@ -125,7 +136,7 @@ def test_a_text_that_cannot_be_tokenised_is_a_reject_and_the_others_go_on(
     monkeypatch.setattr(tokenizer, "encode", failing)
     job = replace(job, corpus=replace(job.corpus, max_doc_seconds=0.0))
     cut = cut_unit(unit, job, tokenizer)
-    first = cut.documents[0]
+    first = cut.documents.table().to_pylist()[0]
     assert (first["status"], first["reason"], first["line"]) == ("rejected", reason, 1)
     assert first["detail"].startswith(detail)
     assert {window.doc_id for window in cut.windows} == {"c"}

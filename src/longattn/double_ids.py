@@ -21,8 +21,8 @@ ROWS_AT_ONCE = 131_072
 COPIED_TOGETHER = 512
 """So many tables wait apart: each takes kilobytes, however few its rows."""
 
-HASHES_AT_ONCE = 2**22
-"""Hashes in memory, 32 MiB; more of them go to disk, sorted."""
+HASHES_AT_ONCE = 2**20
+"""Hashes in memory, 8 MiB; more of them go to disk, sorted."""
 
 PARTS = 256
 """Ranges of equal width that the hashes on disk are looked at in, one after another."""

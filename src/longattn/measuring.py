@@ -70,6 +70,9 @@ DOCUMENTS = pa.schema(
 )
 """One row per record read: status ``windowed``, ``too_short`` or ``rejected``."""
 
+ROWS_AS_DICTIONARIES = 8192
+"""A dictionary takes about a kilobyte; a unit of short records has a hundred thousand rows."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -181,6 +184,31 @@ def _model_facts(model: settings.Model, checkpoint: Checkpoint) -> dict[str, Any
     return facts
 
 
+class Rows:
+    """Rows of a table while they become more: a few as dictionaries, the rest as Arrow, which takes a tenth of that."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._pending: list[dict[str, Any]] = []
+        self._batches: list[pa.RecordBatch] = []
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row; what it lacks is null."""
+        self._pending.append(row)
+        if len(self._pending) == ROWS_AS_DICTIONARIES:
+            self._settle()
+
+    def table(self) -> pa.Table:
+        """All of them, in order."""
+        self._settle()
+        return pa.Table.from_batches(self._batches, self._schema)
+
+    def _settle(self) -> None:
+        if self._pending:
+            self._batches.append(pa.RecordBatch.from_pylist(self._pending, self._schema))
+            self._pending.clear()
+
+
 @dataclass
 class CutUnit:
     """A work unit read and cut: its windows with their tokens, a row per record, and what was counted."""
@@ -189,7 +217,7 @@ class CutUnit:
     files: list[str] = field(default_factory=list)
     """Input files."""
     windows: list[Window] = field(default_factory=list)
-    documents: list[dict[str, Any]] = field(default_factory=list)
+    documents: Rows = field(default_factory=lambda: Rows(DOCUMENTS))
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -317,7 +345,7 @@ def commit_unit(
     """
     versions = package_versions()
     counts = dict(cut.counts)
-    rows = {"documents": pa.Table.from_pylist(cut.documents, DOCUMENTS), "windows": _window_rows(cut.windows)}
+    rows = {"documents": cut.documents.table(), "windows": _window_rows(cut.windows)}
     for table in (job.documents, job.windows):
         if not table.holds(cut.unit):
             table.commit(cut.unit, rows[table.name], cut.counts, versions)

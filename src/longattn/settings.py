@@ -75,8 +75,8 @@ class Corpus:
     max_depth: int = 100
     """A record with lists and objects nested more deeply is rejected; the parser itself stops at 1,024."""
     max_expansion: int = 200
-    """A compressed file that grows beyond 64 MiB and this many times its size is rejected from there on: text shrinks
-    to a tenth, a decompression bomb to a thousandth and less."""
+    """A compressed file that grows beyond 4 MiB and this many times its size is rejected from there on: text shrinks
+    to a tenth, a decompression bomb to a thousandth and less. Parquet may have as many rows as that has bytes."""
     max_doc_seconds: float = 3600.0
     """A document that takes longer to tokenise is rejected; looked at after every few pieces of 65,536 characters."""
     private: bool = False

@@ -210,7 +210,7 @@ def test_a_line_beyond_the_limit_is_passed_over_without_being_held(write, read):
     """64 MB of one letter take 64 kB on disk."""
     bomb = write("bomb.jsonl.gz", b'{"text": "' + b"x" * 64_000_000 + b'"}\n', {"text": "next"})
     tracemalloc.start()
-    large, next_record = read(bomb, max_doc_bytes=1_000_000)
+    large, next_record = read(bomb, max_doc_bytes=1_000_000, max_expansion=2000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (large.reason, large.line) == ("too_large", 1)

@@ -356,3 +356,16 @@ def test_no_byte_of_a_footer_ends_the_process(write_table, tmp_path):
     command = [sys.executable, "-c", EVERY_BYTE, str(file), str(tmp_path / "changed.parquet")]
     child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert child.returncode == 0, (child.stdout.splitlines()[-1:], child.stderr[-2000:])
+
+
+def test_a_small_file_that_claims_many_rows_is_rejected_whole(write_table, read, monkeypatch):
+    """Ten million rows without a text take 20 kB and could take less; each would be a reject with its reason."""
+    file = write_table(text=pa.nulls(10_000_000, pa.string()))
+    assert 200 * file.stat().st_size < 10_000_000
+    [reject] = read(file)
+    assert (reject.reason, reject.position) == ("expands_too_much", 0)
+    assert "has 10000000 rows; if that is meant, raise max_expansion" in reject.detail
+    monkeypatch.setattr("longattn.corpus.formats.FREE_BYTES", 10)
+    few = write_table(text=["a"] * 400)
+    assert [record.reason for record in read(few, max_expansion=0)] == ["expands_too_much"]
+    assert len(read(few, max_expansion=1)) == 400

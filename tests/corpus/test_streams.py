@@ -79,7 +79,7 @@ def test_a_damaged_file_costs_no_memory(write, read, suffix):
 @pytest.mark.parametrize("suffix", PACKED)
 def test_a_file_that_grows_too_much_is_rejected_from_there_on(write, read, monkeypatch, suffix):
     """Short lines, which no limit on a line's size stops; the first of them are read."""
-    monkeypatch.setattr("longattn.corpus.formats._FREE_BYTES", 2**20)
+    monkeypatch.setattr("longattn.corpus.formats.FREE_BYTES", 2**20)
     lines = b'{"text": "' + b"a line " * 1000 + b'"}\n'
     file = write(f"bomb.jsonl{suffix}", lines * 200)
     *documents, last = read(file, max_expansion=2)

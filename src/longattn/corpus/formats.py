@@ -18,7 +18,8 @@ from longattn.settings import Corpus
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 128 * 2**10
-_FREE_BYTES = 64 * 2**20
+FREE_BYTES = 4 * 2**20
+"""What any packed file may grow to, and how many rows any Parquet file may have: each is kept, if only as a reject."""
 _WHOLE_BYTES = 16 * 2**20
 _BATCH_BYTES = 8 * 2**20
 _MAX_BATCH_ROWS = 1024
@@ -56,8 +57,13 @@ def _open_compressed(rules: Interpreter) -> pa.NativeFile:
     packed = rules.kind.compression
     if packed and rules.part.size == 0:
         raise OSError(f"{TRUNCATED}: the file is empty")
-    max_bytes = max(_FREE_BYTES, rules.part.size * rules.corpus.max_expansion) if packed else None
+    max_bytes = _most(rules) if packed else None
     return files.open_stream(rules.part.file, packed, max_bytes)
+
+
+def _most(rules: Interpreter) -> int:
+    """Bytes that a packed file may grow to, and rows that a Parquet file may have."""
+    return max(FREE_BYTES, rules.part.size * rules.corpus.max_expansion)
 
 
 def _json_record(file: str, corpus: Corpus, line: Line) -> Record | Reject | None:
@@ -108,6 +114,10 @@ def parquet_records(rules: Interpreter) -> Iterator[Record | Reject]:
         with files.open_seekable(part.file) as stream:
             meta = pq.read_metadata(stream)
             row = sum(meta.row_group(group).num_rows for group in range(part.start))
+            if meta.num_rows > _most(rules):
+                claim = f"a file of {part.size} bytes has {meta.num_rows} rows; if that is meant, raise max_expansion"
+                yield reject(part.file, row, None, "expands_too_much", claim)
+                return
             groups = range(part.start, meta.num_row_groups if part.stop is None else part.stop)
             file = pq.ParquetFile(
                 stream,

@@ -11,7 +11,7 @@ REASONS: dict[str, str] = {
     "crashed": "The process that cut or measured the document died, again and again; see quarantine/.",
     "duplicate_id": "Another document has the same id.",
     "empty": "The text has no character other than white space.",
-    "expands_too_much": "The compressed file grows to more than corpus.max_expansion times its size.",
+    "expands_too_much": "The file grows to more bytes, or has more rows, than max_expansion for each of its own.",
     "failed": "Cutting or measuring the document raised an error each time; see quarantine/.",
     "invalid_utf8": "The text is not valid UTF-8.",
     "join_key_missing": "The field to join by is missing, or neither a string nor an integer.",
