@@ -218,6 +218,34 @@ def test_a_line_beyond_the_limit_is_passed_over_without_being_held(write, read):
     assert peak < 4_000_000
 
 
+WITHOUT_MEMORY = """
+import re, resource, sys
+from longattn.corpus import list_units, read_unit
+from longattn.settings import Corpus
+
+corpus = Corpus(inputs=(sys.argv[1],), unit_bytes=10**9)
+[unit] = list_units(corpus)
+used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)
+try:
+    print([getattr(record, "reason", "read") for record in read_unit(unit, corpus)])
+except MemoryError as error:
+    print("MemoryError", error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks the system how much is in use")
+def test_a_line_that_memory_does_not_suffice_for_is_no_bad_json(write):
+    """The parser calls it an error of the text; as a reject it would be lost for ever."""
+    file = write("a.jsonl", {"text": "x" * 80_000_000})
+    child = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MEMORY, str(file)], capture_output=True, text=True, check=True
+    )
+    assert child.stdout.startswith("MemoryError"), child.stdout
+    assert "a.jsonl" in child.stdout
+    assert "memory" in child.stdout
+
+
 LINES = st.lists(
     st.sampled_from([b'{"text": "a"}', b'{"text": "\xc3\xbc"}', b"", b"broken", b" "]), max_size=6
 ).flatmap(

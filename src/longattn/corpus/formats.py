@@ -77,6 +77,9 @@ def _json_record(file: str, corpus: Corpus, line: Line) -> Record | Reject | Non
     try:
         values = orjson.loads(data)
     except orjson.JSONDecodeError as error:
+        if "memory" in error.msg:
+            # nothing is known of the record
+            raise MemoryError(f"{file} at position {line.position}: {error.msg}") from error
         return bad(*_why_not_json(data, f"{error.msg}{_of_one_list(line.position, data)}"))
     if not isinstance(values, dict):
         return bad(
